@@ -1,0 +1,539 @@
+"""Settings: defaults, then a preset, then one TOML file, then ``--set``; checked before anything runs.
+
+Every field states its unit or range. Unknown keys are refused with the nearest known one. Presets are
+functions at the end of this module; one that follows the paper quotes it.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crsearch.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, strict about names and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SimulateConfig(Section):
+    """The simulated shop (its truth is known; the embedded default data)."""
+
+    users: int = Field(default=5_000, ge=10)
+    """Users in all; the split by user decides who trains, validates and tests."""
+    items: int = Field(default=2_500, ge=8)
+    """Items of the catalogue; keep it above the number of training targets (FEASIBILITY lesson 1)."""
+    departments: int = Field(default=6, ge=1, le=12)
+    """Departments of the shop; each has three main and three accessory categories."""
+    brands: int = Field(default=6, ge=2, le=12)
+    """Brands per department."""
+    history_weight: float = Field(default=1.0, ge=0.0, le=1.0)
+    """How much history decides: 0 = the target ignores the user's history, profile and place."""
+    ambiguity: float = Field(default=0.4, ge=0.0, le=1.0)
+    """Share of accessory queries that are bare words ("case") or a brand only."""
+    vocabulary_gap: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of queries that use a word no title contains."""
+    look_alikes: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of items that repeat the category and brand of another, differing in price or style only."""
+    min_history: int = Field(default=4, ge=0)
+    """Fewest earlier searches of a user who is not cold."""
+    max_history: int = Field(default=8, ge=0)
+    """Most earlier searches of a user."""
+    cold_users: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Share of users without any earlier search."""
+    no_click: float = Field(default=0.15, ge=0.0, le=1.0)
+    """Share of earlier searches without a click (the paper's users click 1.8 times in 6.5 queries)."""
+    sharpness: tuple[float, float, float] = (4.0, 4.0, 3.0)
+    """Weights of brand, price and style in the choice; larger = less noise."""
+    language: Literal["en", "zh"] = "en"
+    """Language of catalogue, queries and thoughts."""
+    analyst_noise: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Chance that the ``noisy`` analyst states a wrong value of a field."""
+
+
+class SplitConfig(Section):
+    """Who trains and who tests: by user, by a hash of the user id, so that new data never moves a user."""
+
+    test: float = Field(default=0.1, gt=0, lt=1)
+    """Share of users that are test users."""
+    valid: float = Field(default=0.05, gt=0, lt=1)
+    """Share of users that are validation users."""
+
+
+class ContextConfig(Section):
+    """How a context becomes the text that a model reads."""
+
+    max_events: int = Field(default=10, ge=0)
+    """Newest earlier searches kept (CRS §4.1: "10 most recent")."""
+    token_budget: int = Field(default=300, ge=16)
+    """Most tokens of a serialised context; parts are dropped in a fixed order until it fits."""
+    time: Literal["minute", "day", "month", "none"] = "minute"
+    """Precision of the times in the text: ``2025-06-01 20:11 Sun``, ``2025-06-01 Sun``, ``2025-06``."""
+    price: Literal["number", "bucket"] = "number"
+    """Price of an item in its JSON: the number, or one of ``low mid high top``."""
+
+
+class EncoderConfig(Section):
+    """Texts to vectors, for semantic IDs and the dense searcher."""
+
+    name: Literal["lsa", "huggingface"] = "lsa"
+    """``lsa`` (TF-IDF + SVD, no download) or a Hugging Face folder."""
+    path: str | None = None
+    """Folder of the Hugging Face encoder."""
+    dim: int = Field(default=64, ge=2)
+    """Vector width of ``lsa``."""
+    pooling: Literal["auto", "cls", "mean", "last"] = "auto"
+    """How token states become one vector; ``auto`` reads the folder's own pooling file."""
+    query_instruction: str = ""
+    """Prefix of queries only."""
+    batch_size: int = Field(default=64, ge=1)
+    """Texts per forward pass."""
+
+
+class SidConfig(Section):
+    """How items become semantic IDs (CRS §3.1.1)."""
+
+    layers: int = Field(default=3, ge=1, le=8)
+    """Codebooks of the residual quantiser, the deduplication layer not counted."""
+    codes: int = Field(default=96, ge=2)
+    """Centroids per codebook."""
+    max_duplicates: int = Field(default=256, ge=1)
+    """Most items that may share all layer codes."""
+    iterations: int = Field(default=30, ge=1)
+    """Rounds of k-means per layer."""
+
+
+class ModelConfig(Section):
+    """The language model: tiny Qwen3 from scratch, or any Hugging Face folder."""
+
+    path: str | None = None
+    """Folder of a causal language model with its tokenizer; none = tiny Qwen3 from scratch."""
+    width: int = Field(default=128, ge=8)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    kv_heads: int = Field(default=2, ge=1)
+    head_dim: int = Field(default=32, ge=2)
+    feed_forward: int = Field(default=384, ge=8)
+    vocabulary: int = Field(default=3_000, ge=300)
+    """Most tokens of the domain tokenizer, semantic IDs not counted."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Autocast in training; ``auto`` = bf16 where the processor has it."""
+
+
+class OptimConfig(Section):
+    """One optimiser; two learning rates: matrices of the body, everything else."""
+
+    name: Literal["auto", "muon", "adamw"] = "auto"
+    """``auto``: Muon for matrices + AdamW for the rest from scratch, AdamW for a pretrained model."""
+    lr_matrix: float = Field(default=0.02, gt=0)
+    """Learning rate of Muon (two-dimensional weights of the body)."""
+    lr: float = Field(default=3e-3, gt=0)
+    """Learning rate of AdamW."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    """Share of steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = Field(default=1.0, gt=0)
+    """Largest gradient norm."""
+
+
+class AlignConfig(Section):
+    """Alignment pre-training: base -> align (CRS §3.1.2)."""
+
+    epochs: int = Field(default=5, ge=1)
+    batch: int = Field(default=16, ge=1)
+    """User trees per step; item examples are mixed in proportionally."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps (tests, dry runs)."""
+    item_words: float = Field(default=0.5, ge=0)
+    """Weight of the language-model loss on the text of clicked items in the history."""
+    name_item: float = Field(default=1.0, ge=0)
+    """Weight of context -> text of the chosen item (teaches to say an item before naming it)."""
+    history_targets: bool = False
+    """Every click of the history is a training target too (branches in one tree)."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the training users whose targets alignment sees; the others are fresh for RL."""
+    optim: OptimConfig = OptimConfig()
+
+
+class DistillConfig(Section):
+    """First reasoning: align -> sft0, from few traces of a teacher (CRS §3.2)."""
+
+    teacher: Literal["analyst", "template", "openai"] = "analyst"
+    """``analyst`` of the simulated shop, a ``template`` from context and records, or an endpoint."""
+    analyst: Literal["map", "noisy", "leak"] = "map"
+    """What the analyst knows: what the context supports, the same with errors, or the target (bias)."""
+    users: int = Field(default=300, ge=1)
+    """Training users with a trace."""
+    repeats: int = Field(default=2, ge=1)
+    """Times each trace is seen per epoch."""
+    epochs: int = Field(default=4, ge=1)
+    batch: int = Field(default=16, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint, e.g. ``http://127.0.0.1:8000/v1``."""
+    model: str = ""
+    """Model name to ask the endpoint for."""
+    concurrency: int = Field(default=8, ge=1)
+    retries: int = Field(default=4, ge=0)
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds per request."""
+    optim: OptimConfig = OptimConfig(lr_matrix=0.01, lr=1.5e-3)
+
+
+class RewardConfig(Section):
+    """Rewards of a rollout (CRS §3.3.1, Eq. 3-6)."""
+
+    layer_weights: tuple[float, ...] = (0.1, 0.2, 0.2)
+    """Weight of each layer of the semantic ID."""
+    exact_weight: float = Field(default=0.5, ge=0)
+    """Added when all codes and the deduplication code match."""
+    prefix_only: bool = True
+    """A layer counts only when all layers before it match."""
+    structure: float = Field(default=1.0, ge=0)
+    """Weight of the structure reward (0 or -1)."""
+    length: float = Field(default=0.0, ge=0)
+    """Weight of the length reward min(1, len / think_tokens)."""
+    length_repetition: bool = False
+    """Multiply the length reward by the share of distinct 4-grams."""
+    validity: float = Field(default=1.0, ge=0)
+    """Weight of the validity reward."""
+
+
+class RlConfig(Section):
+    """R-GRPO and its relatives (CRS §3.3)."""
+
+    steps: int = Field(default=120, ge=0)
+    """Rollout batches per iteration."""
+    prompts: int = Field(default=16, ge=1)
+    """Contexts per rollout batch."""
+    group_size: int = Field(default=8, ge=2)
+    """Thoughts per context (G)."""
+    beam: int = Field(default=10, ge=1)
+    """Candidates per thought (K)."""
+    temperature: float = Field(default=1.0, gt=0)
+    aggregate: Literal["rank_aware", "first"] = "rank_aware"
+    """``rank_aware`` = R-GRPO (Eq. 7); ``first`` = GRPO on the top item."""
+    rank_reward: Literal["paper", "ndcg", "prob"] = "paper"
+    """Reward of a list: Eq. 7, 1/log2(1 + rank of the target), or p(target | thought)."""
+    rank_log: Literal["e", "2"] = "e"
+    """Base of the logarithm in Eq. 7, which the paper leaves open."""
+    sid_token_loss: Literal["positive", "all", "none"] = "positive"
+    """SID tokens of o* carry loss: only where the advantage is positive, always (as printed), never."""
+    normalise_std: bool = True
+    std: Literal["sample", "population"] = "sample"
+    eps: float = Field(default=1e-6, ge=0)
+    length_norm: Literal["sequence", "token", "constant"] = "sequence"
+    ratio: Literal["token", "sequence"] = "token"
+    clip_low: float = Field(default=0.2, ge=0)
+    clip_high: float = Field(default=0.2, ge=0)
+    constant_groups: Literal["drop", "keep"] = "drop"
+    advantage_clamp: float | None = Field(default=None, gt=0)
+    kl: float = Field(default=0.0, ge=0)
+    """Weight of the k3 KL term against the frozen start of the stage."""
+    updates: int = Field(default=1, ge=1)
+    """Optimiser steps per rollout batch (mu)."""
+    hard_only: bool = True
+    """Roll out on Incorrect(D) only: users whose target is not first with greedy thinking."""
+    users: Literal["fresh", "all"] = "fresh"
+    """``fresh``: users that first reasoning has not seen."""
+    anchor_item_words: float = Field(default=0.3, ge=0)
+    """Weight of the language-model loss on clicked items in every RL step."""
+    anchor_direct: float = Field(default=0.3, ge=0)
+    """Weight of the direct (no thought) loss in every RL step."""
+    anchor_items: float = Field(default=0.1, ge=0)
+    """Weight of item -> SID in every RL step."""
+    reward: RewardConfig = RewardConfig()
+    optim: OptimConfig = OptimConfig(lr_matrix=0.002, lr=4e-4, schedule="constant", warmup=0.0, weight_decay=0.0)
+
+
+class SftConfig(Section):
+    """Consolidation: SFT on what the model got right (CRS §3.3.3)."""
+
+    samples: int = Field(default=8, ge=1)
+    """Thoughts sampled per user; the best correct one is kept. 1 = greedy."""
+    temperature: float = Field(default=1.0, gt=0)
+    users: Literal["all", "rl"] = "all"
+    epochs: int = Field(default=1, ge=1)
+    batch: int = Field(default=16, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    optim: OptimConfig = OptimConfig(lr_matrix=0.004, lr=8e-4)
+
+
+class LoopConfig(Section):
+    """The self-evolving loop (CRS §3.3, Eq. 2)."""
+
+    iterations: int = Field(default=2, ge=0)
+    """Rounds of RL on what is wrong and SFT on what is right."""
+    rl: bool = True
+    """False = SFT-only rounds (the control of figure 2)."""
+    select: Literal["valid", "last"] = "valid"
+    """Which stage becomes ``crs``: the best on validation users (NDCG@10), or the last."""
+    valid_users: int = Field(default=500, ge=1)
+    """Validation users used for that choice."""
+
+
+class DecodeConfig(Section):
+    """Two-step inference (CRS §3.4)."""
+
+    width: int = Field(default=10, ge=1)
+    """Beam width of the ranked list."""
+    think_tokens: int = Field(default=48, ge=1)
+    """Most tokens between the tags; the thought is closed by force there."""
+    batch: int = Field(default=64, ge=1)
+    """Contexts decoded together."""
+
+
+class EvaluateConfig(Section):
+    """What is measured and how sure it is."""
+
+    searchers: tuple[str, ...] = (
+        "crs", "crs-direct", "crs-no-thought", "bm25", "tfidf", "popularity", "popularity-in-query",
+    )  # fmt: skip
+    bootstrap: int = Field(default=2_000, ge=100)
+    """Resamples of the 95 % intervals."""
+    exclude_history: bool = False
+    """Items chosen before are not ranked, by any system."""
+    max_users: int | None = Field(default=None, ge=1)
+    """Test users at most (a fixed hash order); none = all."""
+
+
+class Settings(Section):
+    """Everything a run depends on."""
+
+    data: str | None = None
+    """Folder of records; none = the simulated shop."""
+    preset: str = "recommended"
+    """Starting point; the other settings override it."""
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)
+    """Threads of torch; 0 = all cores. Bits depend on it, so it is part of the manifest."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``."""
+    simulate: SimulateConfig = SimulateConfig()
+    split: SplitConfig = SplitConfig()
+    context: ContextConfig = ContextConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    sids: SidConfig = SidConfig()
+    model: ModelConfig = ModelConfig()
+    align: AlignConfig = AlignConfig()
+    distill: DistillConfig = DistillConfig()
+    rl: RlConfig = RlConfig()
+    sft: SftConfig = SftConfig()
+    loop: LoopConfig = LoopConfig()
+    decode: DecodeConfig = DecodeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(self.rl.reward.layer_weights) != self.sids.layers:
+            raise ValueError(
+                f"rl.reward.layer_weights has {len(self.rl.reward.layer_weights)} weights, "
+                f"but sids.layers = {self.sids.layers}: give one weight per layer"
+            )
+        if self.distill.teacher == "openai" and not self.distill.url:
+            raise ValueError('distill.teacher = "openai" needs distill.url, e.g. "http://127.0.0.1:8000/v1"')
+        if self.encoder.name == "huggingface" and not self.encoder.path:
+            raise ValueError('encoder.name = "huggingface" needs encoder.path, the folder of the encoder')
+        return self
+
+
+Nested = dict[str, Any]
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Nested:
+    """``base`` with the values of ``over``, section by section.
+
+    >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = merge(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), Mapping) else value
+    return out
+
+
+def parse_assignment(text: str) -> Nested:
+    """``sids.codes=512`` as a nested mapping; the value is TOML, a bare word is a string.
+
+    Raises:
+        ConfigError: there is no ``=``.
+
+    >>> parse_assignment("sids.codes=512")
+    {'sids': {'codes': 512}}
+    """
+    key, sign, raw = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"--set {text}: write section.key=value, e.g. --set sids.codes=512")
+    try:
+        value = tomllib.loads(f"v = {raw.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    out: Nested = {}
+    here = out
+    *path, last = key.strip().split(".")
+    for name in path:
+        here = here.setdefault(name, {})
+    here[last] = value
+    return out
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    lines = []
+    known = _known_keys(Settings)
+    for e in error.errors():
+        where = ".".join(str(p) for p in e["loc"])
+        if e["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, known, n=1, cutoff=0.5)
+            same_name = [k for k in known if k.split(".")[-1] == where.split(".")[-1]]
+            hint = f"; did you mean {(same_name or near)[0]}?" if same_name or near else "; see docs/settings.md"
+            lines.append(f"{origin}: unknown setting {where}{hint}")
+        elif where:
+            lines.append(f"{origin}: {where} = {e['input']!r}: {e['msg'][:1].lower()}{e['msg'][1:]}")
+        else:
+            lines.append(f"{origin}: {e['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def load_settings(path: Path | None = None, overrides: Sequence[str] = (), base: Nested | None = None) -> Settings:
+    """Resolve settings: defaults < preset < ``base`` < TOML file < overrides.
+
+    Args:
+        path: TOML file, or none.
+        overrides: ``section.key=value`` strings, later ones win.
+        base: nested values below the file, e.g. of a command.
+
+    Raises:
+        ConfigError: unreadable file, unknown setting or preset, wrong type, value out of range.
+    """
+    given: Nested = dict(base or {})
+    origin = "settings"
+    if path is not None:
+        origin = str(path)
+        try:
+            given = merge(given, tomllib.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as e:
+            raise ConfigError(f"{path}: no such settings file") from e
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{path}: not valid TOML: {e}") from e
+    for text in overrides:
+        given = merge(given, parse_assignment(text))
+    name = given.get("preset", "recommended")
+    if name not in PRESETS:
+        near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.3)
+        raise ConfigError(
+            f"{origin}: preset = {name!r}: there are {', '.join(PRESETS)}"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
+    try:
+        return Settings.model_validate(merge(PRESETS[name], {**given, "preset": name}))
+    except ValidationError as e:
+        raise ConfigError(_explain(e, origin)) from e
+
+
+RECOMMENDED: Nested = {}
+
+PAPER: Nested = {
+    "rl": {
+        "sid_token_loss": "all",  # o*_i is the whole rollout, Eq. 8
+        "kl": 0.04,  # Eq. 8 has a KL term; its weight is not given (details: this project)
+        "anchor_item_words": 0.0,
+        "anchor_direct": 0.0,
+        "anchor_items": 0.0,
+        "reward": {
+            "layer_weights": [0.5, 0.3, 0.2],  # the paper prints w_l without values (details: this project)
+            "exact_weight": 0.0,  # Eq. 5 sums the K codebook layers only
+            "prefix_only": False,  # Eq. 5 is independent per layer
+            "length": 1.0,  # Eq. 4
+        },
+    },
+    "sft": {"samples": 1},
+    "loop": {"iterations": 3},  # table 3 shows RL 0, 1, 2
+}
+
+_DEMO: Nested = {
+    "split": {"test": 0.33, "valid": 0.1},
+    "context": {"time": "month", "price": "bucket"},
+}
+
+SMOKE: Nested = merge(
+    _DEMO,
+    {
+        "simulate": {"users": 400, "items": 200, "departments": 2, "brands": 4},
+        "sids": {"codes": 16},
+        "model": {"width": 64, "layers": 2, "heads": 2, "kv_heads": 1, "feed_forward": 128, "vocabulary": 800},
+        "align": {"epochs": 1},
+        "distill": {"users": 60, "epochs": 1},
+        "rl": {"steps": 4, "prompts": 8, "group_size": 4},
+        "sft": {"samples": 2},
+        "loop": {"iterations": 1},
+    },
+)
+
+SMALL: Nested = merge(
+    _DEMO,
+    {
+        "simulate": {"users": 10_000, "items": 5_000},
+        "model": {"width": 192, "layers": 4, "heads": 6, "kv_heads": 3, "feed_forward": 576},
+        "sids": {"codes": 128},
+        "distill": {"users": 1_000},
+        "rl": {"steps": 200},
+        "loop": {"iterations": 3},
+    },
+)
+
+BEAUTY: Nested = {
+    "context": {"time": "day"},
+    "sids": {"codes": 256},
+    "distill": {"teacher": "template", "users": 1_500},
+    "evaluate": {"exclude_history": True},
+}
+
+PRESETS: dict[str, Nested] = {
+    "recommended": RECOMMENDED,
+    "paper": PAPER,
+    "smoke": SMOKE,
+    "demo": _DEMO,
+    "small": SMALL,
+    "beauty": BEAUTY,
+}
+"""Names on the command line -> values over the defaults."""
+
+
+def to_toml(settings: Settings) -> str:
+    """The resolved settings as TOML that ``load_settings`` reads back to the same value."""
+
+    def value(v: Any) -> str:
+        if isinstance(v, bool):
+            return "true" if v else "false"
+        if isinstance(v, str):
+            import json
+
+            return json.dumps(v, ensure_ascii=False)
+        if isinstance(v, list | tuple):
+            return "[" + ", ".join(value(x) for x in v) + "]"
+        return repr(v)
+
+    def section(values: Mapping[str, Any], name: str) -> list[str]:
+        plain = [f"{k} = {value(v)}" for k, v in values.items() if v is not None and not isinstance(v, dict)]
+        lines = ([f"[{name}]"] if name and plain else []) + plain + ([""] if plain else [])
+        for k, v in values.items():
+            if isinstance(v, dict):
+                lines += section(v, f"{name}.{k}" if name else k)
+        return lines
+
+    return "\n".join(section(settings.model_dump(), ""))
