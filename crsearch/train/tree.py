@@ -1,0 +1,227 @@
+"""Trees of tokens: one context, many continuations, one forward pass.
+
+A *tree* is a trunk (the context) with branches (answers, thoughts, rollouts) that continue it at some token.
+Several trees share a row; a block mask and restarted positions make the result equal to running every
+trunk + branch alone. For G rollouts of one context this costs prompt + G answers instead of G x (prompt + answer).
+
+Source: details: this project (DESIGN.md section 5).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = 2**25
+"""Most logits held at a time; more are recomputed chunk by chunk in the backward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Tokens that continue a trunk.
+
+    Attributes:
+        ids: token ids, not empty.
+        loss: weight of predicting each token, same length; 0 = no loss (an instruction).
+        at: number of trunk tokens that come before it, 1..len(trunk).
+        kind: name under which its loss is logged.
+    """
+
+    ids: Sequence[int]
+    loss: Sequence[float]
+    at: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A trunk and its branches. ``trunk_loss[i]`` is the weight of predicting ``trunk[i]``; the first is ignored."""
+
+    trunk: Sequence[int]
+    branches: Sequence[Branch] = ()
+    trunk_loss: Sequence[float] = ()
+    trunk_kind: str = "trunk"
+
+    def __len__(self) -> int:
+        return len(self.trunk) + sum(len(b.ids) for b in self.branches)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Trees laid out in rows, and the places where there is a loss (axis M, in tree, branch, token order).
+
+    Attributes:
+        ids_BT: tokens, rows filled up with 0.
+        position_BT: position of each token behind its trunk.
+        allowed_BTT: which token (last axis) each token (second axis) may look at.
+        source_M: flat index into B*T of the token that predicts.
+        target_M: vocabulary id to predict.
+        weight_M: weight of the loss.
+        kind_M: index into ``kinds``.
+        branch_M: number of the branch over all trees in order, -1 for trunks.
+        tokens: real tokens in the rows.
+    """
+
+    ids_BT: Int[Tensor, "B T"]
+    position_BT: Int[Tensor, "B T"]
+    allowed_BTT: Bool[Tensor, "B T T"]
+    source_M: Int[Tensor, " M"]
+    target_M: Int[Tensor, " M"]
+    weight_M: Float[Tensor, " M"]
+    kind_M: Int[Tensor, " M"]
+    branch_M: Int[Tensor, " M"]
+    kinds: tuple[str, ...]
+    tokens: int
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same on another device."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in (
+                "ids_BT", "position_BT", "allowed_BTT", "source_M", "target_M", "weight_M", "kind_M", "branch_M",
+            )
+        }  # fmt: skip
+        return Packed(**moved, kinds=self.kinds, tokens=self.tokens)
+
+
+def fill_rows(lengths: Sequence[int]) -> list[list[int]]:
+    """Put trees into as few rows as first-fit decreasing finds, none longer than the longest tree.
+
+    Returns:
+        Tree numbers per row.
+
+    >>> fill_rows([5, 2, 3, 4])
+    [[0], [3], [2, 1]]
+    """
+    if not lengths:
+        return []
+    capacity = max(lengths)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, free in enumerate(room) if free >= lengths[i]), None)
+        if row is None:
+            rows.append([])
+            room.append(capacity)
+            row = len(rows) - 1
+        rows[row].append(i)
+        room[row] -= lengths[i]
+    return rows
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Flat arrays of one row while it is filled."""
+
+    ids: list[int] = field(default_factory=list)
+    position: list[int] = field(default_factory=list)
+    tree: list[int] = field(default_factory=list)
+    branch: list[int] = field(default_factory=list)
+    sees: list[int] = field(default_factory=list)
+
+    def extend(self, ids: Sequence[int], first: int, tree: int, branch: int, sees: Iterable[int]) -> int:
+        start = len(self.ids)
+        self.ids += ids
+        self.position += range(first, first + len(ids))
+        self.tree += [tree] * len(ids)
+        self.branch += [branch] * len(ids)
+        self.sees += sees
+        return start
+
+
+def pack(trees: Sequence[Tree]) -> Packed:
+    """Lay trees out in rows. Equal trees give equal bytes.
+
+    Raises:
+        ValueError: no tree, an empty trunk, or a branch that hangs outside its trunk.
+    """
+    if not trees:
+        raise ValueError("pack needs at least one tree")
+    rows = fill_rows([len(t) for t in trees])
+    width = max(len(t) for t in trees)
+    filled = [_Rows() for _ in rows]
+    places = {i: r for r, row in enumerate(rows) for i in row}
+    first_branch = np.cumsum([0] + [len(t.branches) for t in trees])
+    kinds: dict[str, int] = {}
+    found: list[tuple[int, int, float, int, int]] = []  # source, target, weight, kind, branch
+    for i, tree in enumerate(trees):
+        row, base = filled[places[i]], places[i] * width
+        n = len(tree.trunk)
+        if n == 0 or any(not 1 <= b.at <= n or len(b.ids) != len(b.loss) for b in tree.branches):
+            raise ValueError(f"tree {i}: trunk of {n} tokens, branches at {[b.at for b in tree.branches]}")
+        start = row.extend(tree.trunk, 0, i, -1, range(1, n + 1))
+        if tree.trunk_loss:
+            kind = kinds.setdefault(tree.trunk_kind, len(kinds))
+            found += [
+                (base + start + j - 1, tree.trunk[j], w, kind, -1) for j, w in enumerate(tree.trunk_loss) if j and w
+            ]
+        for b, branch in enumerate(tree.branches):
+            number = int(first_branch[i]) + b
+            kind = kinds.setdefault(branch.kind, len(kinds))
+            at = row.extend(branch.ids, branch.at, i, number, [branch.at] * len(branch.ids))
+            before = [base + start + branch.at - 1, *range(base + at, base + at + len(branch.ids) - 1)]
+            found += [(s, t, w, kind, number) for s, t, w in zip(before, branch.ids, branch.loss, strict=True) if w]
+    table = np.array([f[:2] + f[3:] for f in found], dtype=np.int64).reshape(-1, 4)
+    return Packed(
+        ids_BT=_matrix([r.ids for r in filled], width, 0),
+        position_BT=_matrix([r.position for r in filled], width, 0),
+        allowed_BTT=_allowed(filled, width),
+        source_M=torch.from_numpy(table[:, 0].copy()),
+        target_M=torch.from_numpy(table[:, 1].copy()),
+        weight_M=torch.tensor([f[2] for f in found], dtype=torch.float32),
+        kind_M=torch.from_numpy(table[:, 2].copy()),
+        branch_M=torch.from_numpy(table[:, 3].copy()),
+        kinds=tuple(kinds),
+        tokens=sum(len(t) for t in trees),
+    )
+
+
+def _matrix(rows: Sequence[Sequence[int]], width: int, fill: int) -> Int[Tensor, "B T"]:
+    out = np.full((len(rows), width), fill, dtype=np.int64)
+    for r, row in enumerate(rows):
+        out[r, : len(row)] = row
+    return torch.from_numpy(out)
+
+
+def _allowed(rows: Sequence[_Rows], width: int) -> Bool[Tensor, "B T T"]:
+    """Own branch up to here, and the part of the own trunk that the branch continues."""
+    tree = _matrix([r.tree for r in rows], width, -1)
+    branch = _matrix([r.branch for r in rows], width, -2)
+    position = _matrix([r.position for r in rows], width, 0)
+    sees = _matrix([r.sees for r in rows], width, 0)
+    same_tree = tree[:, :, None] == tree[:, None, :]
+    trunk = (branch[:, None, :] == -1) & (position[:, None, :] < sees[:, :, None])
+    own = (branch[:, :, None] == branch[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
+    return (same_tree & (trunk | own)) | torch.eye(width, dtype=torch.bool)  # filling looks at itself: no NaN
+
+
+def target_logprobs(model: torch.nn.Module, packed: Packed, temperature: float = 1.0) -> Float[Tensor, " M"]:
+    """Log-probability (float32, full vocabulary) of every token with a loss, with gradient.
+
+    Works for any Hugging Face causal LM: logits are computed only where there is a loss, and chunk by chunk
+    (recomputed in the backward pass) where the vocabulary is large.
+    """
+    body = getattr(model, str(model.base_model_prefix))
+    hidden_BTD = body(
+        input_ids=packed.ids_BT,
+        attention_mask=packed.allowed_BTT[:, None],
+        position_ids=packed.position_BT,
+        use_cache=False,
+    ).last_hidden_state
+    hidden_MD = hidden_BTD.flatten(0, 1)[packed.source_M]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+
+    def score(hidden: Tensor, target: Tensor) -> Tensor:
+        logits = head(hidden).float() / temperature
+        chosen: Tensor = logits.gather(-1, target[:, None])[:, 0]
+        return chosen - logits.logsumexp(-1)
+
+    rows = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
+    if len(packed.target_M) <= rows:
+        return score(hidden_MD, packed.target_M)
+    chunks = zip(hidden_MD.split(rows), packed.target_M.split(rows), strict=True)
+    return torch.cat([checkpoint(score, h, t, use_reentrant=False) for h, t in chunks])

@@ -1,0 +1,121 @@
+"""One packed forward pass equals every continuation run alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from crsearch.train import tree as tree_module
+from crsearch.train.tree import Branch, Tree, fill_rows, pack, target_logprobs
+
+SIZES = {
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama"])
+def model(request):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = (
+            Qwen3ForCausalLM(Qwen3Config(**SIZES))
+            if request.param == "qwen3"
+            else LlamaForCausalLM(LlamaConfig(**SIZES))
+        )
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return made.eval()
+
+
+TREES = [
+    Tree(
+        [1, 2, 3, 4, 5],
+        [Branch([6, 7, 8], [0.0, 1.0, 0.5], 5, "direct"), Branch([9], [1.0], 2, "early")],
+        [0.0, 0.0, 1.0, 0.0, 1.0],
+        "words",
+    ),
+    Tree([10, 11], [Branch([12, 13, 14, 15], [1.0] * 4, 2, "think")]),
+    Tree([20], [Branch([21, 22], [1.0, 1.0], 1, "item")]),
+]
+
+
+def alone(model, tree):
+    """The slow, obvious way: run trunk + branch as an ordinary sequence."""
+
+    def logprobs(ids):
+        return model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+
+    out = []
+    if tree.trunk_loss:
+        table = logprobs(list(tree.trunk))
+        out += [table[j - 1, tree.trunk[j]] for j, w in enumerate(tree.trunk_loss) if j and w]
+    for branch in tree.branches:
+        ids = [*tree.trunk[: branch.at], *branch.ids]
+        table = logprobs(ids)
+        out += [table[branch.at + j - 1, t] for j, (t, w) in enumerate(zip(branch.ids, branch.loss, strict=True)) if w]
+    return torch.stack(out)
+
+
+def test_packed_trees_equal_each_continuation_alone(model):
+    with torch.no_grad():
+        got = target_logprobs(model, pack(TREES))
+        want = torch.cat([alone(model, t) for t in TREES])
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_gradient_of_packed_trees_equals_gradient_of_parts(model):
+    model.zero_grad()
+    target_logprobs(model, pack(TREES)).sum().backward()
+    packed = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    sum(alone(model, t).sum() for t in TREES).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(packed[name], parameter.grad, atol=1e-4, rtol=1e-4)
+    model.zero_grad()
+
+
+def test_another_tree_in_the_row_changes_nothing(model):
+    changed = [TREES[0], Tree([30, 31], [Branch([32, 33, 34, 35], [1.0] * 4, 2, "think")]), TREES[2]]
+    with torch.no_grad():
+        a, b = target_logprobs(model, pack(TREES)), target_logprobs(model, pack(changed))
+    torch.testing.assert_close(a[:5], b[:5], atol=1e-6, rtol=0)
+    torch.testing.assert_close(a[-2:], b[-2:], atol=1e-6, rtol=0)
+
+
+def test_chunks_of_logits_give_the_same_loss_and_gradient(model, monkeypatch):
+    whole = target_logprobs(model, pack(TREES))
+    whole.sum().backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    monkeypatch.setattr(tree_module, "LOGITS_AT_ONCE", 100)
+    parts = target_logprobs(model, pack(TREES))
+    torch.testing.assert_close(parts, whole)
+    parts.sum().backward()
+    for g, p in zip(grads, model.parameters(), strict=True):
+        torch.testing.assert_close(g, p.grad, atol=1e-5, rtol=1e-4)
+    model.zero_grad()
+
+
+def test_temperature_divides_the_logits(model):
+    with torch.no_grad():
+        warm = target_logprobs(model, pack(TREES[2:]), temperature=2.0)
+        logits = model(torch.tensor([[20, 21, 22]])).logits[0].float() / 2
+    want = torch.stack([logits[0].log_softmax(-1)[21], logits[1].log_softmax(-1)[22]])
+    torch.testing.assert_close(warm, want, atol=1e-5, rtol=0)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+@settings(deadline=None)
+def test_rows_hold_every_tree_once_and_none_is_too_long(lengths):
+    rows = fill_rows(lengths)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert max(sum(lengths[i] for i in row) for row in rows) == max(lengths)
+
+
+def test_a_branch_outside_its_trunk_is_refused():
+    with pytest.raises(ValueError, match="tree 0"):
+        pack([Tree([1, 2], [Branch([3], [1.0], 3, "x")])])
+    with pytest.raises(ValueError, match="at least one tree"):
+        pack([])
