@@ -8,7 +8,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -201,6 +201,8 @@ class RewardConfig(Section):
     """Weight of the length reward min(1, len / think_tokens)."""
     length_repetition: bool = False
     """Multiply the length reward by the share of distinct 4-grams."""
+    overlong_tokens: int = Field(default=0, ge=0)
+    """Last tokens of the thought budget in which a penalty grows from 0 to -1 (DAPO's option); 0 = none."""
     validity: float = Field(default=1.0, ge=0)
     """Weight of the validity reward."""
 
@@ -229,6 +231,9 @@ class RlConfig(Section):
     std: Literal["sample", "population"] = "sample"
     eps: float = Field(default=1e-6, ge=0)
     length_norm: Literal["sequence", "token", "constant"] = "sequence"
+    """Loss per sequence divided by its tokens, by all tokens of the batch, or by ``length_constant``."""
+    length_constant: int = Field(default=64, ge=1)
+    """Tokens that stand for every length under ``length_norm = "constant"`` (Dr. GRPO's L_max)."""
     ratio: Literal["token", "sequence"] = "token"
     clip_low: float = Field(default=0.2, ge=0)
     clip_high: float = Field(default=0.2, ge=0)
@@ -330,7 +335,7 @@ class Settings(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self) -> "Settings":
         if len(self.rl.reward.layer_weights) != self.sids.layers:
             raise ValueError(
                 f"rl.reward.layer_weights has {len(self.rl.reward.layer_weights)} weights, "

@@ -8,6 +8,7 @@
         ├── ModelError             a checkpoint, a tokenizer, a fingerprint that does not fit (ValueError)
         ├── RunError               a run directory: locked, of another data set, changed settings (RuntimeError)
         ├── StorageError           no room, no permission (OSError)
+        ├── TrainingDiverged           a loss is not a number (ArithmeticError)
         ├── TeacherError           the teacher endpoint (RuntimeError)
         └── MissingExtra           an optional dependency (ImportError)
 
@@ -50,6 +51,10 @@ class StorageError(UserError, OSError):
 
 class TeacherError(UserError, RuntimeError):
     """The teacher endpoint does not answer as it should."""
+
+
+class TrainingDiverged(UserError, ArithmeticError):
+    """A loss is NaN or infinite."""
 
 
 class MissingExtra(UserError, ImportError):
