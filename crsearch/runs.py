@@ -238,29 +238,38 @@ class RunDirectory:
         """Drop the record of a stage, so that it is run again."""
         self.describe({"stages": {k: v for k, v in self._manifest["stages"].items() if k != name}})
 
-    # -- numbers ------------------------------------------------------------------------------------------------------
+    # -- lines --------------------------------------------------------------------------------------------------------
+    def append(self, file: str, row: Mapping[str, Any]) -> None:
+        """Append one JSON line to a file of the run; ``stage`` and ``step`` in it are what ``rewind`` goes by."""
+        path = self.path / file
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def rewind(self, file: str, stage: str, step: int) -> None:
+        """Drop the lines of a stage after ``step``: a resumed stage writes them again."""
+        path = self.path / file
+        if path.exists():
+            rows = [r for r in read_lines(path) if r["stage"] != stage or r["step"] <= step]
+            write_atomic(path, "".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in rows))
+
     def log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        line = json.dumps({"stage": stage, "step": step, **numbers}, sort_keys=True)
-        path = self.path / "metrics.jsonl"
-        with storage_errors(path), path.open("a", encoding="utf-8") as f:
-            f.write(line + "\n")
-
-    def rewind_log(self, stage: str, step: int) -> None:
-        """Drop the numbers of a stage after ``step``: a resumed stage writes them again."""
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            rows = [r for r in _read_lines(path) if r["stage"] != stage or r["step"] <= step]
-            write_atomic(path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows))
+        self.append("metrics.jsonl", {"stage": stage, "step": step, **numbers})
 
     def numbers(self) -> list[Json]:
         """All lines of ``metrics.jsonl``, in order."""
         path = self.path / "metrics.jsonl"
-        return _read_lines(path) if path.exists() else []
+        return read_lines(path) if path.exists() else []
 
 
-def _read_lines(path: Path) -> list[Json]:
-    """JSON lines; a last line cut by a crash is dropped."""
+def read_lines(path: Path) -> list[Json]:
+    """Rows of a JSON-lines file of a run; a last line cut by a crash is dropped.
+
+    Raises:
+        RunError: a line before the last is not JSON.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     rows = []
     for i, line in enumerate(lines):

@@ -107,7 +107,7 @@ class Trainer:
                 for loss, numbers in self._computed(losses_of, step, device):
                     if not torch.isfinite(loss):
                         raise TrainingDiverged(
-                            f"{self.stage}: loss is {loss.item()} at step {step}; lower the learning rates of this stage"
+                            f"{self.stage}: loss is {loss.item()} at step {step}; lower its learning rates"
                         )
                     loss.backward()
                     norm = optimiser.step(step, total)
@@ -156,7 +156,7 @@ class Trainer:
     def _resume(self, optimiser: Optimiser) -> tuple[int, dict[str, float]]:
         state = self._readable_state()
         step = int(cast(int, state["step"])) if state else 0
-        self.run.rewind_log(self.stage, step)
+        self.run.rewind("metrics.jsonl", self.stage, step)
         if not state:
             return 0, {}
         load_model(self.model, str(self.folder / "model.safetensors"))

@@ -199,8 +199,13 @@ def _allowed(rows: Sequence[_Rows], width: int) -> Bool[Tensor, "B T T"]:
     return (same_tree & (trunk | own)) | torch.eye(width, dtype=torch.bool)  # filling looks at itself: no NaN
 
 
-def target_logprobs(model: torch.nn.Module, packed: Packed, temperature: float = 1.0) -> Float[Tensor, " M"]:
+def target_logprobs(
+    model: torch.nn.Module, packed: Packed, temperature_M: Float[Tensor, " M"] | None = None
+) -> Float[Tensor, " M"]:
     """Log-probability (float32, full vocabulary) of every token with a loss, with gradient.
+
+    Args:
+        temperature_M: logits are divided by it; none = 1 everywhere.
 
     Works for any Hugging Face causal LM: logits are computed only where there is a loss, and chunk by chunk
     (recomputed in the backward pass) where the vocabulary is large.
@@ -214,14 +219,16 @@ def target_logprobs(model: torch.nn.Module, packed: Packed, temperature: float =
     ).last_hidden_state
     hidden_MD = hidden_BTD.flatten(0, 1)[packed.source_M]
     head = model.get_output_embeddings()  # type: ignore[operator]
+    if temperature_M is None:
+        temperature_M = torch.ones_like(packed.weight_M)
 
-    def score(hidden: Tensor, target: Tensor) -> Tensor:
-        logits = head(hidden).float() / temperature
+    def score(hidden: Tensor, target: Tensor, temperature: Tensor) -> Tensor:
+        logits = head(hidden).float() / temperature[:, None]
         chosen: Tensor = logits.gather(-1, target[:, None])[:, 0]
         return chosen - logits.logsumexp(-1)
 
     rows = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
     if len(packed.target_M) <= rows:
-        return score(hidden_MD, packed.target_M)
-    chunks = zip(hidden_MD.split(rows), packed.target_M.split(rows), strict=True)
-    return torch.cat([checkpoint(score, h, t, use_reentrant=False) for h, t in chunks])
+        return score(hidden_MD, packed.target_M, temperature_M)
+    chunks = zip(hidden_MD.split(rows), packed.target_M.split(rows), temperature_M.split(rows), strict=True)
+    return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])

@@ -100,7 +100,7 @@ def test_chunks_of_logits_give_the_same_loss_and_gradient(model, monkeypatch):
 
 def test_temperature_divides_the_logits(model):
     with torch.no_grad():
-        warm = target_logprobs(model, pack(TREES[2:]), temperature=2.0)
+        warm = target_logprobs(model, pack(TREES[2:]), torch.tensor([2.0, 2.0]))
         logits = model(torch.tensor([[20, 21, 22]])).logits[0].float() / 2
     want = torch.stack([logits[0].log_softmax(-1)[21], logits[1].log_softmax(-1)[22]])
     torch.testing.assert_close(warm, want, atol=1e-5, rtol=0)
