@@ -1,0 +1,182 @@
+"""What users chose most: over all, for this query, and of the brands this user chose before.
+
+The lines that every model has to beat. Counts come from training users only.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from math import log
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from crsearch.records.store import Dataset
+from crsearch.records.types import Context, Item, RankedList
+from crsearch.searchers.ranking import ranked_list, top_rows
+from crsearch.searchers.text import item_text, tokenise
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCounts:
+    """How often training users chose each item, in all and for each query."""
+
+    items: Mapping[str, int]
+    """item_id -> searches in which it was chosen."""
+    queries: Mapping[str, Mapping[str, int]]
+    """``query_key`` -> item_id -> searches with this query in which it was chosen."""
+
+
+def query_key(query: str) -> str:
+    """Queries that differ in case, width, spaces or punctuation only are one query.
+
+    >>> query_key("  Phone-Case ") == query_key("phone case")
+    True
+    """
+    return " ".join(tokenise(query))
+
+
+def training_counts(dataset: Dataset) -> TrainingCounts:
+    """Count the choices of all searches of training users; nothing of the others is looked at.
+
+    An item both clicked and bought in one search counts once. Items outside the catalogue do not count.
+    """
+    items: Counter[str] = Counter()
+    queries: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    known = frozenset(dataset.catalogue.ids)
+    for search in dataset.searches:
+        if dataset.parts.get(search.user_id) != "train":
+            continue
+        chosen = [item for item in search.chosen if item in known]
+        items.update(chosen)
+        if chosen:
+            queries[query_key(search.query)].update(chosen)
+    return TrainingCounts(items=items, queries=queries)
+
+
+class PopularitySearcher:
+    """The same list for everybody: items by times chosen, equal counts by row. Items never chosen come last."""
+
+    name = "popularity"
+
+    def __init__(self, catalogue: Sequence[Item], counts: TrainingCounts) -> None:
+        self._items = catalogue
+        self._count_N = np.array([counts.items.get(item.item_id, 0) for item in catalogue], dtype=np.float64)
+
+    def search(self, contexts: Sequence[Context], k: int) -> list[RankedList]:
+        """The k most chosen items, whatever the context; see ``Searcher``."""
+        rows_K = top_rows(self._count_N, k)
+        return [ranked_list(c, self._items, rows_K.tolist(), self._count_N[rows_K]) for c in contexts]
+
+
+class PopularityInQuerySearcher:
+    """What training users chose for the same query, most chosen first.
+
+    A list that is not full yet goes on with the next step:
+
+    1. items chosen for the query, and items of the categories (whole paths) of those, by times chosen *for the
+       query*, then by times chosen at all;
+    2. items whose title, brand or category has words of the query, by the number of different ones, then by times
+       chosen at all;
+    3. all other items, by times chosen at all.
+
+    Equal items by row. With ``brand_weight`` "times chosen" n becomes
+
+        ln(max(n, 1/2)) + brand_weight [the user chose an item of this brand in the history]
+
+    which is the system ``popularity-in-query-brand``. Scores count down to 1: the order of several keys has no
+    single number.
+
+    Args:
+        catalogue: items in row order.
+        counts: of the training users.
+        brand_weight: 0 = the history is not read. 3 = a brand chosen before weighs as much as 20 times the choices.
+
+    Source: DESIGN.md 3; the weight is that of the measured line for Amazon Beauty, chosen on users who are not
+    tested. Steps 2 and 3: details of this project.
+    """
+
+    def __init__(self, catalogue: Sequence[Item], counts: TrainingCounts, brand_weight: float = 0.0) -> None:
+        self.name = "popularity-in-query-brand" if brand_weight else "popularity-in-query"
+        self._items = catalogue
+        self._queries = counts.queries
+        self._brand_weight = brand_weight
+        self._row_of = {item.item_id: row for row, item in enumerate(catalogue)}
+        self._weight_N = np.array([_log_count(counts.items.get(i.item_id, 0)) for i in catalogue], dtype=np.float64)
+
+    def search(self, contexts: Sequence[Context], k: int) -> list[RankedList]:
+        """Rank by step, then by count; see ``Searcher``."""
+        lists = []
+        for context in contexts:
+            rows = list(islice(self._rows(context, k), k))
+            lists.append(ranked_list(context, self._items, rows, range(len(rows), 0, -1)))
+        return lists
+
+    def _rows(self, context: Context, k: int) -> Iterator[int]:
+        """Rows of all steps in order, none twice; later steps are computed only when asked for."""
+        bonus_N = self._bonus(context)
+        given: set[int] = set()
+        for step in (self._of_query, self._of_words, self._of_all):
+            fresh = [row for row in step(context, bonus_N, k + len(given)) if row not in given]
+            given.update(fresh)
+            yield from fresh
+
+    def _of_query(self, context: Context, bonus_N: Float64[np.ndarray, " N"], k: int) -> list[int]:
+        chosen = self._queries.get(query_key(context.query), {})
+        count_of = {self._row_of[item]: n for item, n in chosen.items() if item in self._row_of}
+        categories = {self._items[row].category for row in count_of} - {()}
+        rows = np.array(
+            sorted({*count_of, *(r for c in categories for r in self._rows_of_category[c])}), dtype=np.int64
+        )
+        in_query = np.array([_log_count(count_of.get(int(row), 0)) for row in rows], dtype=np.float64)
+        # lexsort: last key first; rows ascend, and the sort is stable
+        order = np.lexsort((-(self._weight_N[rows] + bonus_N[rows]), -(in_query + bonus_N[rows])))
+        return rows[order][:k].tolist()
+
+    def _of_words(self, context: Context, bonus_N: Float64[np.ndarray, " N"], k: int) -> list[int]:
+        found = [self._rows_of_word[w] for w in set(tokenise(context.query)) if w in self._rows_of_word]
+        if not found:
+            return []
+        overlap_N = np.bincount(np.concatenate(found), minlength=len(self._items))
+        rows = np.flatnonzero(overlap_N)
+        order = np.lexsort((-(self._weight_N[rows] + bonus_N[rows]), -overlap_N[rows]))
+        return rows[order][:k].tolist()
+
+    def _of_all(self, context: Context, bonus_N: Float64[np.ndarray, " N"], k: int) -> list[int]:
+        return top_rows(self._weight_N + bonus_N, k).tolist()
+
+    def _bonus(self, context: Context) -> Float64[np.ndarray, " N"]:
+        bonus_N = np.zeros(len(self._items))
+        if self._brand_weight:
+            chosen = (item for search in context.history for item in search.chosen if item in self._row_of)
+            for brand in {self._items[self._row_of[item]].brand for item in chosen} - {None}:
+                bonus_N[self._rows_of_brand[brand]] = self._brand_weight
+        return bonus_N
+
+    @cached_property
+    def _rows_of_category(self) -> dict[tuple[str, ...], list[int]]:
+        rows: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        for row, item in enumerate(self._items):
+            rows[item.category].append(row)
+        return rows
+
+    @cached_property
+    def _rows_of_brand(self) -> dict[str | None, list[int]]:
+        rows: defaultdict[str | None, list[int]] = defaultdict(list)
+        for row, item in enumerate(self._items):
+            rows[item.brand].append(row)
+        return rows
+
+    @cached_property
+    def _rows_of_word(self) -> dict[str, Int64[np.ndarray, " n"]]:
+        rows: defaultdict[str, list[int]] = defaultdict(list)
+        for row, item in enumerate(self._items):
+            for word in set(tokenise(item_text(item))):
+                rows[word].append(row)
+        return {word: np.array(own, dtype=np.int64) for word, own in rows.items()}
+
+
+def _log_count(n: int) -> float:
+    return log(max(n, 0.5))
