@@ -33,13 +33,14 @@ class SimulateConfig(Section):
     brands: int = Field(default=6, ge=2, le=12)
     """Brands per department."""
     history_weight: float = Field(default=1.0, ge=0.0, le=1.0)
-    """How much history decides: 0 = the target ignores the user's history, profile and place."""
+    """Chance that the context decides the target; else all but the query is ignored (0 = a control)."""
     ambiguity: float = Field(default=0.4, ge=0.0, le=1.0)
-    """Share of accessory queries that are bare words ("case") or a brand only."""
+    """Share of accessory queries that are a bare word ("case"; two thirds) or a brand only (one third)."""
     vocabulary_gap: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of queries that use a word no title contains."""
+    """Share of queries with category words that use synonyms no title contains."""
     look_alikes: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of items that repeat the category and brand of another, differing in price or style only."""
+    """0 = items spread over all (category, brand) pairs; 1 = packed into the fewest pairs, so that nearly all
+    of a pair's 16 price levels and styles are on sale and items differ in price or style only."""
     min_history: int = Field(default=4, ge=0)
     """Fewest earlier searches of a user who is not cold."""
     max_history: int = Field(default=8, ge=0)
@@ -54,6 +55,23 @@ class SimulateConfig(Section):
     """Language of catalogue, queries and thoughts."""
     analyst_noise: float = Field(default=0.25, ge=0.0, le=1.0)
     """Chance that the ``noisy`` analyst states a wrong value of a field."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "SimulateConfig":
+        if self.min_history > self.max_history:
+            raise ValueError(
+                f"simulate.min_history = {self.min_history} is above simulate.max_history = {self.max_history}"
+            )
+        categories = 6 * self.departments
+        most = categories * self.brands * 16  # 4 price levels x 4 styles
+        if not categories <= self.items <= most:
+            raise ValueError(
+                f"simulate.items = {self.items}: {self.departments} departments of {self.brands} brands hold "
+                f"{categories} to {most} different items; change simulate.items, departments or brands"
+            )
+        if min(self.sharpness) < 0:
+            raise ValueError(f"simulate.sharpness = {self.sharpness}: weights are at least 0")
+        return self
 
 
 class SplitConfig(Section):
@@ -89,8 +107,10 @@ class EncoderConfig(Section):
     """Vector width of ``lsa``."""
     pooling: Literal["auto", "cls", "mean", "last"] = "auto"
     """How token states become one vector; ``auto`` reads the folder's own pooling file."""
-    query_instruction: str = ""
-    """Prefix of queries only."""
+    query_instruction: str | None = None
+    """Prefix of queries only; none = the folder's own, ``""`` = no prefix."""
+    truncate_dim: int | None = Field(default=None, ge=2)
+    """Keep the first numbers of a Hugging Face vector, normalised again (Matryoshka); none = all."""
     batch_size: int = Field(default=64, ge=1)
     """Texts per forward pass."""
 
@@ -104,6 +124,8 @@ class SidConfig(Section):
     """Centroids per codebook."""
     max_duplicates: int = Field(default=256, ge=1)
     """Most items that may share all layer codes."""
+    spare_duplicates: int = Field(default=8, ge=0)
+    """Deduplication codes kept free above the largest group, for items added later (at most ``max_duplicates``)."""
     iterations: int = Field(default=30, ge=1)
     """Rounds of k-means per layer."""
 
@@ -183,6 +205,12 @@ class DistillConfig(Section):
     retries: int = Field(default=4, ge=0)
     timeout: float = Field(default=60.0, gt=0)
     """Seconds per request."""
+    allow_private: bool = False
+    """The endpoint may lie in a private network; 127.0.0.1, ::1 and localhost always may."""
+    max_words: int = Field(default=60, ge=1)
+    """Longest thought that is kept, in words (a Chinese character is one)."""
+    language: Literal["en", "zh"] = "en"
+    """Language in which the template writes and the endpoint is asked."""
     optim: OptimConfig = OptimConfig(lr_matrix=0.01, lr=1.5e-3)
 
 
@@ -407,7 +435,7 @@ def _explain(error: ValidationError, origin: str) -> str:
             same_name = [k for k in known if k.split(".")[-1] == where.split(".")[-1]]
             hint = f"; did you mean {(same_name or near)[0]}?" if same_name or near else "; see docs/settings.md"
             lines.append(f"{origin}: unknown setting {where}{hint}")
-        elif where:
+        elif where and not isinstance(e["input"], Mapping):  # a section that does not fit together speaks for itself
             lines.append(f"{origin}: {where} = {e['input']!r}: {e['msg'][:1].lower()}{e['msg'][1:]}")
         else:
             lines.append(f"{origin}: {e['msg'].removeprefix('Value error, ')}")
@@ -492,7 +520,7 @@ SMOKE: Nested = merge(
 SMALL: Nested = merge(
     _DEMO,
     {
-        "simulate": {"users": 10_000, "items": 5_000},
+        "simulate": {"users": 10_000, "items": 5_000, "departments": 9, "brands": 8},
         "model": {"width": 192, "layers": 4, "heads": 6, "kv_heads": 3, "feed_forward": 576},
         "sids": {"codes": 128},
         "distill": {"users": 1_000},
