@@ -1,0 +1,198 @@
+"""Prompts: the context first, the instruction last, so that all tasks of one user share their prefix.
+
+    trunk  = frame opener + context JSON                       (computed once per user, shared by every task)
+    suffix = instruction + assistant opener + task opener      (think: ``<think>``)
+    answer = think: thought ``</think>`` SID end · direct: SID end · name: JSON record of the item, end
+
+The tasks have different instructions: were they equal, training one mode would destroy the other.
+
+Source: CRS §3.1.2 and §3.2 name the tasks; the paper prints no prompts (details: this project).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from crsearch.context.serialiser import Encoded, Serialiser
+from crsearch.errors import ModelError
+from crsearch.records.types import Context, Item
+
+Task = Literal["think", "direct", "name"]
+Language = Literal["en", "zh"]
+
+THINK, CLOSE = "<think>", "</think>"
+PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
+CONTROL = (PAD, END, USER, ASSISTANT, THINK, CLOSE)
+"""Control tokens of models without a chat template; the semantic IDs come after them."""
+
+INSTRUCTIONS: dict[Language, dict[str, str]] = {
+    "en": {
+        "think": " Think about what this user wants, then name the item.",
+        "direct": " Name the item this user will choose.",
+        "name": " Describe the item this user will choose.",
+        "item_to_sid": " Name this item.",
+        "sid_to_item": " Describe this item.",
+    },
+    "zh": {
+        "think": " 想想这位用户要什么，再给出商品编号。",
+        "direct": " 直接给出这位用户会选的商品编号。",
+        "name": " 写出这位用户会选的商品信息。",
+        "item_to_sid": " 给出这件商品的编号。",
+        "sid_to_item": " 写出这件商品的信息。",
+    },
+}
+"""What is asked, after the data. The leading space keeps the JSON before it a token of its own."""
+
+SYSTEM: dict[Language, str] = {
+    "en": "You are the search engine of a shop. Items are named by identifiers such as <a_3><b_1><c_9><d_0>.",
+    "zh": "你是商店的搜索引擎。商品用编号表示，例如 <a_3><b_1><c_9><d_0>。",
+}
+"""System line of chat models; the tiny model does without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The fixed text around a prompt.
+
+    Attributes:
+        opener: before the data.
+        closer: after the instruction; the answer follows.
+        direct: after ``closer`` when no thought is wanted (Qwen3: an empty think block).
+    """
+
+    opener: str
+    closer: str
+    direct: str = ""
+
+
+PLAIN = Frame(opener=USER, closer=ASSISTANT)
+"""Frame of models without a chat template: ``<|user|>{data}{instruction}<|assistant|>``."""
+
+
+def chat_frame(tokenizer: Any, language: Language = "en") -> Frame:
+    """The frame that a chat model's own template gives.
+
+    The template is rendered once around a marker, with and without thinking. What the template opens for thinking
+    is cut off, because the task decides whether ``<think>`` follows.
+
+    Raises:
+        ModelError: the template changes or repeats the user's text.
+    """
+    mark = "CRSEARCH-DATA"
+
+    def closer(thinking: bool) -> tuple[str, str]:
+        text = tokenizer.apply_chat_template(
+            [{"role": "system", "content": SYSTEM[language]}, {"role": "user", "content": mark}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=thinking,
+            date_string="",  # Llama's template would print the day of the call
+        )
+        before, *after = text.split(mark)
+        if len(after) != 1:
+            raise ModelError("the chat template does not keep the user's text once and as it is: use another template")
+        return before, after[0]
+
+    opener, thinking = closer(True)
+    _, silent = closer(False)
+    common = thinking.split(THINK)[0]
+    return Frame(opener, common, silent.removeprefix(common) if silent.startswith(common) else "")
+
+
+class Prompts:
+    """Token ids of every prompt and answer, for training and serving alike.
+
+    Args:
+        serialiser: with a tokenizer that holds ``<think>``, ``</think>`` and the semantic IDs.
+        tokenizer: the same tokenizer.
+        frame: none = the tokenizer's chat template where it has one, else ``PLAIN``.
+        language: of the instructions.
+
+    Raises:
+        ModelError: the tokenizer lacks a control token.
+    """
+
+    def __init__(
+        self, serialiser: Serialiser, tokenizer: Any, frame: Frame | None = None, language: Language = "en"
+    ) -> None:
+        self.serialiser, self.tokenizer = serialiser, tokenizer
+        has_template = getattr(tokenizer, "chat_template", None)
+        self.frame = frame or (chat_frame(tokenizer, language) if has_template else PLAIN)
+        self.think_id, self.close_id = token_id(tokenizer, THINK), token_id(tokenizer, CLOSE)
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"the tokenizer has no end token: set its eos_token, e.g. to {END}")
+        self.end_id: int = tokenizer.eos_token_id
+        self._opener = self._ids(self.frame.opener)
+        self._instructions = {
+            name: self._ids(text + self.frame.closer) for name, text in INSTRUCTIONS[language].items()
+        }
+        self._direct = self._ids(self.frame.direct)
+
+    # -- context tasks ------------------------------------------------------------------------------------------------
+    def trunk(self, context: Context) -> Encoded:
+        """Frame opener and context: what all tasks of this context share."""
+        return self.trunks([context])[0]
+
+    def trunks(self, contexts: Sequence[Context]) -> list[Encoded]:
+        """Trunks of many contexts, tokenised together."""
+        return [e.shifted(self.frame.opener, self._opener) for e in self.serialiser.contexts(contexts)]
+
+    def suffix(self, task: Task) -> list[int]:
+        """Instruction, assistant opener and what opens the answer of ``task``."""
+        opener = {"think": [self.think_id], "direct": self._direct, "name": self._direct}
+        return self._instructions[task] + opener[task]
+
+    def answer(self, task: Task, row: int, thought: str = "") -> list[int]:
+        """The answer that training teaches, with the end token.
+
+        Args:
+            task: which answer.
+            row: catalogue row of the item.
+            thought: for ``think`` only.
+        """
+        if task == "think":
+            return [*self.thought(thought), self.close_id, *self.sid(row), self.end_id]
+        return [*self.sid(row), self.end_id] if task == "direct" else self._record(row)
+
+    def thought(self, text: str) -> list[int]:
+        """Tokens of a thought, guarded: it can neither close itself nor name an item by its semantic ID."""
+        return self._ids(self.serialiser.guard(text))
+
+    def sid(self, row: int) -> list[int]:
+        """Tokens of an item's semantic ID."""
+        return [token_id(self.tokenizer, piece) for piece in self.serialiser.sids.pieces(row)]
+
+    # -- item tasks ---------------------------------------------------------------------------------------------------
+    def item_to_sid(self, item: Item, without: Sequence[str] = ()) -> tuple[list[int], list[int]]:
+        """(prompt, answer): name an item from its record.
+
+        Args:
+            item: an item of the catalogue.
+            without: fields masked in the record.
+        """
+        prompt = self._opener + self.serialiser.item(item, without).ids + self._instructions["item_to_sid"]
+        return prompt + self._direct, self.answer("direct", self.serialiser.catalogue.row(item.item_id))
+
+    def sid_to_item(self, row: int) -> tuple[list[int], list[int]]:
+        """(prompt, answer): write an item's record from its semantic ID."""
+        prompt = self._opener + self.sid(row) + self._instructions["sid_to_item"]
+        return prompt + self._direct, self._record(row)
+
+    def _record(self, row: int) -> list[int]:
+        return [*self.serialiser.item(self.serialiser.catalogue[row]).ids, self.end_id]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+
+def token_id(tokenizer: Any, token: str) -> int:
+    """Id of a token that must be in the vocabulary as one token.
+
+    Raises:
+        ModelError: it is not.
+    """
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise ModelError(f"the tokenizer lacks the token {token}: extend it with crsearch.models.extend_vocabulary")
+    return int(found)

@@ -1,0 +1,334 @@
+"""A context or an item as the one-line JSON text that a model reads, and back.
+
+Stable key order, no spaces, UTF-8 unescaped; what is not known is left out::
+
+    {"profile":{"age":"25-34"},
+     "history":[{"time":"2025-06","query":"防晒 衣","click":[{"title":"…","sid":"<a_23><b_1>…"}],"skip":[…]}],
+     "now":{"time":"2025-06","place":"杭州","query":"冰袖"}}
+
+(on one line). Control tokens stand only where this module writes a semantic ID: every other string passes the guard.
+
+Source: CRS §3.1 says what a context holds; the form, the escapes and the order of dropping: details: this project.
+"""
+
+import json
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from crsearch.config import ContextConfig
+from crsearch.context.guard import Guard
+from crsearch.context.view import Cut, Entry, Event, Page, View, cut_after, write
+from crsearch.errors import ModelError, SidError
+from crsearch.records.store import Catalogue
+from crsearch.records.types import Context, Item, Search, Time
+
+Fields = dict[str, Any]
+"""A JSON object."""
+
+_BUCKETS = ("low", "mid", "high", "top")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text with its tokens.
+
+    Attributes:
+        text: what was tokenised.
+        ids: token ids.
+        clicked: token spans [start, stop) of the chosen items of the history, from title to semantic ID, oldest first.
+        dropped: what was left out -> how often; empty when everything is there. Keys: ``events`` (older than
+            ``max_events``), ``unknown_items`` (not in the catalogue), then in the order of dropping ``skip_titles``,
+            ``skips``, ``click_titles``, ``interactions``, ``profile``; for items ``attributes``, ``title_characters``.
+        branches: (number of tokens up to the end of a history query, catalogue row of the item then chosen),
+            oldest first: where "what did the user choose here?" can be asked of the same prefix.
+    """
+
+    text: str
+    ids: list[int]
+    clicked: list[tuple[int, int]] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    branches: list[tuple[int, int]] = field(default_factory=list)
+
+    def shifted(self, text: str, ids: list[int]) -> "Encoded":
+        """The same after an opener."""
+        n = len(ids)
+        return replace(
+            self,
+            text=text + self.text,
+            ids=ids + self.ids,
+            clicked=[(a + n, b + n) for a, b in self.clicked],
+            branches=[(at + n, row) for at, row in self.branches],
+        )
+
+
+def parse_context(text: str) -> Fields:
+    """The JSON object of a serialised context.
+
+    Raises:
+        ModelError: not the text of a context.
+
+    >>> parse_context('{"now":{"query":"a \\\\u003cb>"}}')
+    {'now': {'query': 'a <b>'}}
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ModelError(f"not a serialised context: {e}") from e
+    if not isinstance(value, dict) or "query" not in value.get("now", {}):
+        raise ModelError('not a serialised context: there is no {"now":{"query":…}} in it')
+    return value
+
+
+def format_time(time: Time | None, precision: str) -> str | None:
+    """A time in words of a fixed form (English weekdays in every locale), or nothing.
+
+    An order number says no more than the order of the history already does, so it is left out.
+
+    >>> format_time(datetime(2025, 6, 1, 20, 11, tzinfo=UTC), "minute"), format_time(3, "minute")
+    ('2025-06-01 20:11 Sun', None)
+    """
+    if not isinstance(time, datetime) or precision == "none":
+        return None
+    at = time.astimezone(UTC) if time.tzinfo else time
+    if precision == "month":
+        return f"{at.year:04d}-{at.month:02d}"
+    clock = f" {at.hour:02d}:{at.minute:02d}" if precision == "minute" else ""
+    return f"{at.year:04d}-{at.month:02d}-{at.day:02d}{clock} {_DAYS[at.weekday()]}"
+
+
+def _bucket_of(values: Sequence[float]) -> Callable[[float], str]:
+    """Quarter of a value among ``values``: ``low mid high top``; equal values share the lower quarter."""
+    ordered = sorted(values)
+    limits = [ordered[(len(ordered) - 1) * q // 4] for q in (1, 2, 3)] if ordered else [0.0, 0.0, 0.0]
+    return lambda value: _BUCKETS[sum(value > limit for limit in limits)]
+
+
+class Serialiser:
+    """Contexts and items as text and tokens, within a token budget, the same in training and serving.
+
+    Args:
+        catalogue: items in row order.
+        sids: semantic IDs of the same items in the same order.
+        config: precision of times, prices, number of events, budget.
+        tokenizer: a fast Hugging Face tokenizer that knows the semantic IDs; without one only ``texts`` works.
+
+    Raises:
+        SidError: ``sids`` are of another catalogue.
+        ModelError: the tokenizer is not a fast one, or cannot be guarded.
+    """
+
+    def __init__(self, catalogue: Catalogue, sids: Any, config: ContextConfig, tokenizer: Any = None) -> None:
+        if tuple(sids.item_ids) != catalogue.ids:
+            raise SidError(
+                f"the semantic IDs name {len(sids.item_ids):,} items, the catalogue has {len(catalogue):,} items or "
+                "another order: build the semantic IDs again for this catalogue"
+            )
+        if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
+            raise ModelError(f"{type(tokenizer).__name__} gives no token offsets: use the fast tokenizer of this model")
+        self.catalogue, self.sids, self.config, self.tokenizer = catalogue, sids, config, tokenizer
+        self.guard = Guard(()) if tokenizer is None else Guard.from_tokenizer(tokenizer)
+        self._rows = {item_id: row for row, item_id in enumerate(catalogue.ids)}
+        self._known: dict[int, Entry] = {}
+        self._price = _bucket_of([item.price for item in catalogue if item.price is not None])
+        self._sales = _bucket_of([item.sales for item in catalogue if item.sales is not None])
+
+    # -- contexts -----------------------------------------------------------------------------------------------------
+    def context(self, context: Context) -> Encoded:
+        """A context within the budget; ``now`` is kept whole even where it alone exceeds the budget."""
+        return self.contexts([context])[0]
+
+    def contexts(self, contexts: Sequence[Context]) -> list[Encoded]:
+        """Many contexts; those that fit at once are tokenised in one batch."""
+        views = [self._view(context) for context in contexts]
+        pages = [write(view, Cut()) for view in views]
+        encodings = self._encode([page.text for page in pages])
+        return [
+            self._encoded(*self._within_budget(view, page, encoding), self._left_out(context))
+            for context, view, page, encoding in zip(contexts, views, pages, encodings, strict=True)
+        ]
+
+    def fields(self, context: Context) -> Fields:
+        """What ``parse_context`` reads from the text of a context that fits the budget."""
+        return parse_context(write(self._view(context), Cut()).text)
+
+    def texts(self, contexts: Sequence[Context]) -> Iterator[str]:
+        """Texts of all items and of ``contexts`` without a budget: what a domain tokenizer learns from."""
+        for item in self.catalogue:
+            yield self._item_text(item, ())
+        for context in contexts:
+            yield write(self._view(context), Cut()).text
+
+    def _within_budget(self, view: View, page: Page, encoding: Any) -> tuple[Page, Any, Cut]:
+        """The fewest steps of dropping that fit; all of them (``now`` alone is left) where none does.
+
+        A step shortens the text, so the count is found by bisection, starting where the mean length of the parts
+        suggests: about three texts are tokenised, not one per step.
+        """
+        if len(encoding.ids) <= self.config.token_budget:
+            return page, encoding, Cut()
+        limits = view.limits()
+        tried: dict[int, tuple[Page, Any, Cut]] = {}
+        too_long, fits = 0, sum(limits)
+        probe, stride = _estimate(view, limits, 1 - self.config.token_budget / len(encoding.ids), page.length), 1
+        while fits - too_long > 1:
+            if not too_long < probe < fits:
+                probe = (too_long + fits) // 2
+            tried[probe] = self._written(view, cut_after(limits, probe))
+            if len(tried[probe][1].ids) <= self.config.token_budget:
+                fits, probe = probe, probe - stride
+            else:
+                too_long, probe = probe, probe + stride
+            stride *= 2
+        return tried.get(fits) or self._written(view, cut_after(limits, fits))
+
+    def _written(self, view: View, cut: Cut) -> tuple[Page, Any, Cut]:
+        page = write(view, cut)
+        return page, self._encode([page.text])[0], cut
+
+    def _view(self, context: Context) -> View:
+        now = {"time": format_time(context.time, self.config.time), "place": context.place}
+        return View(
+            profile=self._pairs(dict(sorted(context.profile.items())), braces=True),
+            history=tuple(map(self._event, self._kept(context))),
+            now=f'{{{self._pairs(now, comma=True)}"query":{self.guard.quote(context.query)}}}',
+        )
+
+    def _kept(self, context: Context) -> tuple[Search, ...]:
+        """The newest ``max_events`` searches of the history."""
+        return context.history[max(0, len(context.history) - self.config.max_events) :]
+
+    def _left_out(self, context: Context) -> dict[str, int]:
+        """What the text lacks even before the budget is looked at."""
+        kept = self._kept(context)
+        mentioned = [i for search in kept for i in (*search.chosen, *search.skipped)]
+        return {
+            "events": len(context.history) - len(kept),
+            "unknown_items": sum(i not in self._rows for i in mentioned),
+        }
+
+    def _event(self, search: Search) -> Event:
+        before = {"time": format_time(search.time, self.config.time), "place": search.place}
+        return Event(
+            head=f'{self._pairs(before, comma=True)}"query":{self.guard.quote(search.query)}',
+            click=self._entries(search.chosen),
+            skip=self._entries(search.skipped),
+            target=self._rows.get(search.target or ""),
+        )
+
+    def _entries(self, item_ids: Sequence[str]) -> tuple[Entry, ...]:
+        return tuple(self._entry(self._rows[i]) for i in item_ids if i in self._rows)
+
+    def _entry(self, row: int) -> Entry:
+        if row not in self._known:
+            title = self.catalogue[row].title
+            self._known[row] = Entry(self.guard.quote(title) if title else "", self.sids.sid(row))
+        return self._known[row]
+
+    def _pairs(self, pairs: Mapping[str, str | None], *, comma: bool = False, braces: bool = False) -> str:
+        """``"key":"value"`` pairs whose value is known; nothing at all where none is."""
+        text = ",".join(f"{self.guard.quote(k)}:{self.guard.quote(v)}" for k, v in pairs.items() if v)
+        if not text:
+            return ""
+        return f"{{{text}}}" if braces else text + "," * comma
+
+    # -- items --------------------------------------------------------------------------------------------------------
+    def item(self, item: Item, without: Sequence[str] = ()) -> Encoded:
+        """An item's record within the budget, broad fields first (as a thought goes from broad to narrow).
+
+        Too long a record loses its attributes, then the end of its title.
+
+        Args:
+            item: the item.
+            without: fields to leave out (``title``, ``brand``, ``category``, ``price``, ``sales``, ``attributes``).
+        """
+        budget = self.config.token_budget
+        text = self._item_text(item, without)
+        dropped: dict[str, int] = {}
+        if self._count(text) > budget and item.attributes and "attributes" not in without:
+            dropped["attributes"] = len(item.attributes)
+            without = (*without, "attributes")
+            text = self._item_text(item, without)
+        if self._count(text) > budget and "title" not in without:
+            kept = self._longest_title(item, without)
+            dropped["title_characters"] = len(item.title) - kept
+            text = self._item_text(replace(item, title=item.title[:kept]), without)
+        return Encoded(text, self._encode([text])[0].ids, dropped=dropped)
+
+    def _longest_title(self, item: Item, without: Sequence[str]) -> int:
+        """Characters of the title that the budget has room for, perhaps none."""
+        low, high = 0, len(item.title)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if (
+                self._count(self._item_text(replace(item, title=item.title[:middle]), without))
+                <= self.config.token_budget
+            ):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _item_text(self, item: Item, without: Sequence[str]) -> str:
+        values: Fields = {
+            "category": [name for name in item.category if name],
+            "brand": item.brand,
+            "price": self._price_text(item.price),
+            "sales": None if item.sales is None else self._sales(item.sales),
+            "attributes": {k: v for k, v in sorted(item.attributes.items()) if v},
+            "title": item.title,
+        }
+        known = {k: v for k, v in values.items() if k not in without and v not in (None, "", [], {})}
+        return self._json(known)
+
+    def _price_text(self, price: float | None) -> str | int | float | None:
+        if price is None or self.config.price == "number":
+            return int(price) if price is not None and price == int(price) else price
+        return self._price(price)
+
+    def _json(self, value: object) -> str:
+        if isinstance(value, Mapping):
+            return f"{{{','.join(f'{self.guard.quote(k)}:{self._json(v)}' for k, v in value.items())}}}"
+        if isinstance(value, list):
+            return f"[{','.join(map(self._json, value))}]"
+        return self.guard.quote(value) if isinstance(value, str) else json.dumps(value)
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+    def _encode(self, texts: list[str]) -> list[Any]:
+        """One ``tokenizers.Encoding`` per text, control tokens parsed, none added."""
+        if self.tokenizer is None:
+            raise ModelError("this serialiser has no tokenizer: pass one to get tokens")
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        encodings: list[Any] = backend.encode_batch(texts, add_special_tokens=False)
+        return encodings
+
+    def _count(self, text: str) -> int:
+        return len(self._encode([text])[0].ids)
+
+    def _encoded(self, page: Page, encoding: Any, cut: Cut, left_out: dict[str, int]) -> Encoded:
+        starts = [start for start, _ in encoding.offsets]
+        ends = [end for _, end in encoding.offsets]
+        return Encoded(
+            text=page.text,
+            ids=encoding.ids,
+            clicked=[(bisect_right(ends, a), bisect_left(starts, b)) for a, b in page.clicked],
+            dropped={kind: n for kind, n in (left_out | cut._asdict()).items() if n},
+            branches=[(bisect_left(starts, at), row) for at, row in page.branches],
+        )
+
+
+def _estimate(view: View, limits: Cut, share: float, length: int) -> int:
+    """How many steps of dropping save about ``share`` of the text."""
+    to_save, steps = share * length, 0
+    for limit, saved in zip(limits, view.lengths(), strict=True):
+        if to_save <= limit * saved:
+            return steps + math.ceil(to_save / saved)
+        steps += limit
+        to_save -= limit * saved
+    return steps
