@@ -184,13 +184,16 @@ def evaluate(
 
     Raises:
         ConfigError: k is below the largest cutoff of the metrics.
-        DataError: no examples, a search twice, a target that the catalogue lacks, or a searcher that does not
-            answer the queries it was asked, in their order.
+        DataError: no examples, a search twice, a target that the catalogue lacks, labels for another number of
+            queries, or a searcher that does not answer the queries it was asked, in their order.
     """
     if k < max(CUTOFFS):
         raise ConfigError(f"k = {k}: the metrics look at the first {max(CUTOFFS)} items, so ask for at least as many")
     known = frozenset(item_ids)
     targets = _checked_targets(examples, known)
+    for column, labels in (groups or {}).items():
+        if len(labels) != len(examples):
+            raise DataError(f"group column {column!r} has {len(labels)} labels for {len(examples)} queries")
     contexts = [e.context for e in examples]
     chosen_before = [_chosen_before(c) if exclude_history else frozenset[str]() for c in contexts]
     asked = k + max(map(len, chosen_before))
@@ -275,13 +278,15 @@ def compare(
 
     Raises:
         ConfigError: there is no such metric.
-        DataError: two evaluations have different queries or targets.
+        DataError: two evaluations have different queries or targets, or two of the others have one name.
     """
     if metric not in REPORTED:
         raise ConfigError(f"metric {metric!r}: there are {', '.join(REPORTED)}")
     own_B = system.per_query()[metric]
     differences: dict[str, tuple[Interval, float]] = {}
     for other in others:
+        if other.searcher in differences:
+            raise DataError(f"two systems to compare with are called {other.searcher!r}: give each its own name")
         _check_same_queries(system, other)
         other_B = _in_order_of(system, other)[metric]
         differences[other.searcher] = (

@@ -13,6 +13,9 @@ from jaxtyping import Float64
 from crsearch.errors import DataError
 from crsearch.evaluate.metrics import PerQuery
 
+Other = Float64[np.ndarray, " other"]
+"""Values of the second system; that they are as many as the first's is checked with a message of its own."""
+
 
 class Interval(TypedDict):
     """A mean over queries and its 95 % interval, ``low <= mean <= high``."""
@@ -61,7 +64,7 @@ def bootstrap_intervals(values: Mapping[str, PerQuery], resamples: int, seed: in
     }
 
 
-def paired_difference(a_B: PerQuery, b_B: PerQuery, resamples: int, seed: int) -> Interval:
+def paired_difference(a_B: PerQuery, b_B: Other, resamples: int, seed: int) -> Interval:
     """Mean of ``a - b`` over the same queries, with its 95 % bootstrap interval.
 
     Raises:
@@ -70,7 +73,7 @@ def paired_difference(a_B: PerQuery, b_B: PerQuery, resamples: int, seed: int) -
     return bootstrap_intervals({"difference": _differences(a_B, b_B)}, resamples, seed)["difference"]
 
 
-def paired_permutation(a_B: PerQuery, b_B: PerQuery, resamples: int, seed: int) -> float:
+def paired_permutation(a_B: PerQuery, b_B: Other, resamples: int, seed: int) -> float:
     """Two-sided p-value of "the systems are exchangeable within each query", by random sign flips.
 
         p = (1 + #{|flipped mean| >= |observed mean|}) / (1 + resamples)
@@ -92,7 +95,7 @@ def paired_permutation(a_B: PerQuery, b_B: PerQuery, resamples: int, seed: int) 
     return (1 + as_far) / (1 + resamples)
 
 
-def _differences(a_B: PerQuery, b_B: PerQuery) -> PerQuery:
+def _differences(a_B: PerQuery, b_B: Other) -> PerQuery:
     if len(a_B) != len(b_B):
         raise DataError(f"a paired comparison of {len(a_B)} with {len(b_B)} queries: both systems need the same ones")
     if not len(a_B):

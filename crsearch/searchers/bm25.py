@@ -51,6 +51,6 @@ class Bm25Searcher:
         if not words:
             return ranked_list(context, self._items, (), ())
         scores_N = np.asarray(self._index.get_scores(words))
-        rows_K = top_rows(scores_N, k)
-        rows_K = rows_K[scores_N[rows_K] > 0]
+        found = np.flatnonzero(scores_N)  # idf is above 0, so these share a word
+        rows_K = found[top_rows(scores_N[found], k)]
         return ranked_list(context, self._items, rows_K.tolist(), scores_N[rows_K])

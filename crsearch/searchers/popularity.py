@@ -82,9 +82,9 @@ class PopularityInQuerySearcher:
        chosen at all;
     3. all other items, by times chosen at all.
 
-    Equal items by row. With ``brand_weight`` "times chosen" n becomes
+    Equal items by row. With ``brand_bonus`` "times chosen" n becomes
 
-        ln(max(n, 1/2)) + brand_weight [the user chose an item of this brand in the history]
+        ln(max(n, 1/2)) + brand_bonus [the user chose an item of this brand in the history]
 
     which is the system ``popularity-in-query-brand``. Scores count down to 1: the order of several keys has no
     single number.
@@ -92,17 +92,17 @@ class PopularityInQuerySearcher:
     Args:
         catalogue: items in row order.
         counts: of the training users.
-        brand_weight: 0 = the history is not read. 3 = a brand chosen before weighs as much as 20 times the choices.
+        brand_bonus: 0 = the history is not read. 3 = a brand chosen before weighs as much as 20 times the choices.
 
     Source: DESIGN.md 3; the weight is that of the measured line for Amazon Beauty, chosen on users who are not
     tested. Steps 2 and 3: details of this project.
     """
 
-    def __init__(self, catalogue: Sequence[Item], counts: TrainingCounts, brand_weight: float = 0.0) -> None:
-        self.name = "popularity-in-query-brand" if brand_weight else "popularity-in-query"
+    def __init__(self, catalogue: Sequence[Item], counts: TrainingCounts, brand_bonus: float = 0.0) -> None:
+        self.name = "popularity-in-query-brand" if brand_bonus else "popularity-in-query"
         self._items = catalogue
         self._queries = counts.queries
-        self._brand_weight = brand_weight
+        self._brand_bonus = brand_bonus
         self._row_of = {item.item_id: row for row, item in enumerate(catalogue)}
         self._weight_N = np.array([_log_count(counts.items.get(i.item_id, 0)) for i in catalogue], dtype=np.float64)
 
@@ -111,7 +111,7 @@ class PopularityInQuerySearcher:
         lists = []
         for context in contexts:
             rows = list(islice(self._rows(context, k), k))
-            lists.append(ranked_list(context, self._items, rows, range(len(rows), 0, -1)))
+            lists.append(ranked_list(context, self._items, rows, np.arange(len(rows), 0, -1.0)))
         return lists
 
     def _rows(self, context: Context, k: int) -> Iterator[int]:
@@ -149,10 +149,10 @@ class PopularityInQuerySearcher:
 
     def _bonus(self, context: Context) -> Float64[np.ndarray, " N"]:
         bonus_N = np.zeros(len(self._items))
-        if self._brand_weight:
+        if self._brand_bonus:
             chosen = (item for search in context.history for item in search.chosen if item in self._row_of)
             for brand in {self._items[self._row_of[item]].brand for item in chosen} - {None}:
-                bonus_N[self._rows_of_brand[brand]] = self._brand_weight
+                bonus_N[self._rows_of_brand[brand]] = self._brand_bonus
         return bonus_N
 
     @cached_property

@@ -16,12 +16,14 @@ def top_rows(scores_N: Shaped[np.ndarray, " N"], k: int) -> Int64[np.ndarray, " 
     >>> top_rows(np.array([1.0, 3.0, 0.0, 3.0]), 3)
     array([1, 3, 0])
     """
-    if k < len(scores_N):
-        kth = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
-        rows = np.flatnonzero(scores_N >= kth)  # more than k where the k-th score is tied
-    else:
-        rows = np.arange(len(scores_N))
-    return rows[np.argsort(-scores_N[rows], kind="stable")][:k]
+    k = min(k, len(scores_N))
+    if k == 0:
+        return np.empty(0, dtype=np.int64)
+    kth = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
+    above = np.flatnonzero(scores_N > kth)
+    best_first = above[np.argsort(-scores_N[above], kind="stable")]
+    tied = np.flatnonzero(scores_N == kth)[: k - len(above)]
+    return np.concatenate([best_first, tied])
 
 
 def ranked_list(context: Context, items: Sequence[Item], rows: Iterable[int], scores: Iterable[float]) -> RankedList:

@@ -1,0 +1,156 @@
+from collections import Counter
+from math import log, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crsearch.errors import DataError
+from crsearch.records.types import Context, Item
+from crsearch.searchers.bm25 import Bm25Searcher
+from crsearch.searchers.ranking import top_rows
+from crsearch.searchers.text import tokenise
+from crsearch.searchers.tfidf import TfidfSearcher
+
+TITLES = ["red dress red", "blue dress", "red shoe leather men"]
+WORDS = st.lists(st.sampled_from(["red", "blue", "dress", "shoe", "手机", "壳", "15"]), max_size=5)
+SHOPS = st.lists(WORDS, min_size=1, max_size=8).filter(any)
+KINDS = pytest.mark.parametrize("kind", [Bm25Searcher, TfidfSearcher])
+
+
+def shop(titles):
+    return [Item(item_id=f"i{row}", title=title) for row, title in enumerate(titles)]
+
+
+def ask(searcher, query, k=10):
+    (answer,) = searcher.search([Context(search_id="s", user_id="u", query=query)], k)
+    return answer
+
+
+def scores_by_row(searcher, query, num_items):
+    answer = ask(searcher, query, num_items)
+    found = dict(zip(answer.item_ids, answer.scores, strict=True))
+    return [found.get(f"i{row}", 0.0) for row in range(num_items)]
+
+
+def bm25_by_hand(docs, query, k1, b):
+    """The formula of METHODS 3.2 without the factor k1 + 1, word by word."""
+    n, mean_length = len(docs), sum(map(len, docs)) / len(docs)
+    scores = []
+    for doc in docs:
+        score = 0.0
+        for word in query:
+            df = sum(word in other for other in docs)
+            tf = doc.count(word)
+            if tf:
+                score += log(1 + (n - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * len(doc) / mean_length))
+        scores.append(score)
+    return scores
+
+
+def tfidf_by_hand(docs, query):
+    """Cosines of METHODS 3.1, word by word."""
+    idf = {w: log((1 + len(docs)) / (1 + sum(w in d for d in docs))) + 1 for d in docs for w in d}
+
+    def vector(words):
+        weights = {w: n * idf[w] for w, n in Counter(words).items() if w in idf}
+        norm = sqrt(sum(x * x for x in weights.values())) or 1.0
+        return {w: x / norm for w, x in weights.items()}
+
+    asked = vector(query)
+    return [sum(x * asked.get(w, 0.0) for w, x in vector(doc).items()) for doc in docs]
+
+
+def test_bm25_of_three_items_is_what_was_worked_out_by_hand():
+    got = scores_by_row(Bm25Searcher(shop(TITLES)), "red dress", 3)
+    assert [2.2 * s for s in got] == pytest.approx([1.116259, 0.544215, 0.413603], abs=1e-6)
+
+
+def test_tfidf_of_three_items_is_what_was_worked_out_by_hand():
+    assert scores_by_row(TfidfSearcher(shop(TITLES)), "red dress", 3) == pytest.approx(
+        [0.948683, 0.428046, 0.284285], abs=1e-6
+    )
+
+
+@settings(deadline=None)
+@given(SHOPS, WORDS, st.sampled_from([0.0, 1.2, 3.0]), st.sampled_from([0.0, 0.75, 1.0]))
+def test_bm25_equals_the_formula(docs, query, k1, b):
+    searcher = Bm25Searcher(shop(map(" ".join, docs)), k1=k1, b=b)
+    got = scores_by_row(searcher, " ".join(query), len(docs))
+    assert got == pytest.approx(bm25_by_hand(docs, query, k1, b))
+
+
+@settings(deadline=None)
+@given(SHOPS, WORDS)
+def test_tfidf_equals_the_formula(docs, query):
+    got = scores_by_row(TfidfSearcher(shop(map(" ".join, docs))), " ".join(query), len(docs))
+    assert got == pytest.approx(tfidf_by_hand(docs, query))
+
+
+def test_without_length_normalisation_a_longer_item_scores_the_same():
+    first, second = scores_by_row(Bm25Searcher(shop(["red", "red shoe leather men"]), b=0.0), "red", 2)
+    assert first == pytest.approx(second)
+
+
+def test_unknown_query_words_change_no_order_and_no_bm25_score():
+    for kind in (Bm25Searcher, TfidfSearcher):
+        searcher = kind(shop(TITLES))
+        assert ask(searcher, "red dress xyzzy").item_ids == ask(searcher, "red dress").item_ids
+    searcher = Bm25Searcher(shop(TITLES))
+    assert ask(searcher, "red dress xyzzy").scores == ask(searcher, "red dress").scores
+
+
+@KINDS
+@pytest.mark.parametrize("query", ["xyzzy 手机", "", "?!", "  "])
+def test_a_query_without_a_known_word_gets_an_empty_list(kind, query):
+    answer = ask(kind(shop(TITLES)), query)
+    assert (answer.search_id, answer.item_ids, answer.scores) == ("s", (), ())
+
+
+@KINDS
+def test_equal_scores_go_by_row(kind):
+    searcher = kind(shop(["blue hat", "red hat", "blue hat", "red hat", "red hat"]))
+    assert ask(searcher, "red").item_ids == ("i1", "i3", "i4")
+    assert ask(searcher, "red", k=2).item_ids == ("i1", "i3")
+
+
+@KINDS
+def test_brand_category_width_and_case_are_found(kind):
+    items = [
+        Item(item_id="case", title="保护套", brand="Ａｃｍｅ", category=("手机配件", "手机壳")),
+        Item(item_id="dress", title="Red Dress", brand="Rosa", category=("Women", "Dresses")),
+        Item(item_id="bare", title="Shoe"),
+    ]
+    searcher = kind(items)
+    assert ask(searcher, "acme 手机").item_ids == ("case",)
+    assert ask(searcher, "ＲＯＳＡ women").item_ids == ("dress",)
+
+
+@KINDS
+def test_many_contexts_are_answered_as_one_by_one(kind):
+    searcher = kind(shop(TITLES))
+    contexts = [Context(search_id=q, user_id="u", query=q) for q in ("red", "nothing", "blue dress", "men")]
+    assert searcher.search(contexts, 2) == [searcher.search([c], 2)[0] for c in contexts]
+    assert searcher.search([], 2) == []
+
+
+@KINDS
+@pytest.mark.parametrize("titles", [[], ["!", "..."]])
+def test_a_catalogue_without_words_is_refused(kind, titles):
+    with pytest.raises(DataError, match=f"none of {len(titles)} items has a word"):
+        kind(shop(titles))
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.integers(0, 35))
+def test_the_top_rows_are_the_head_of_the_whole_order(scores, k):
+    scores_N = np.array(scores, dtype=np.float64)
+    whole = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
+    assert top_rows(scores_N, k).tolist() == whole[:k]
+
+
+def test_both_searchers_read_the_same_words():
+    titles = ["手机壳 iPhone15", "Crème-50ml", "手机"]
+    bm25, tfidf = Bm25Searcher(shop(titles)), TfidfSearcher(shop(titles))
+    for word in {w for title in titles for w in tokenise(title)}:
+        assert sorted(ask(bm25, word).item_ids) == sorted(ask(tfidf, word).item_ids) != []
