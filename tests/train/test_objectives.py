@@ -359,7 +359,7 @@ def test_beams_of_one_thought_as_their_own_samples_teach_the_thought_nothing():
 
 # ---------------------------------------------------------------- a bandit
 
-ITEMS, THOUGHTS, GROUP = 8, 4, 8
+ITEMS, THOUGHTS, BATCH, GROUP = 8, 4, 8, 8
 CODES = torch.tensor([[i // 4, i // 2 % 2, i % 2, 0] for i in range(ITEMS)])
 """Eight items, three binary layers."""
 TARGET = 5
@@ -370,22 +370,23 @@ BEAMS_TK = torch.tensor([[0, 1, 2, 3], [6, 7, 4, 2], [TARGET, 4, 6, 7], [3, 2, 1
 def train_bandit(seed: int, *, shuffle_rewards: bool, name: str = "r-grpo", steps: int = 60) -> float:
     """P(t2) after training with the real rewards, advantages, mask and loss."""
     g = torch.Generator().manual_seed(seed)
-    config = variant(RlConfig(), name).model_copy(update={"kl": 0.0})
+    config = variant(RlConfig(length_constant=1), name).model_copy(update={"kl": 0.0})
     logits = torch.zeros(THOUGHTS, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], lr=0.2)
+    optimiser = torch.optim.SGD([logits], lr=1.0)
     for _ in range(steps):
         logprob_V = logits.log_softmax(-1)
-        thought_G = torch.multinomial(logprob_V.exp().detach(), GROUP, replacement=True, generator=g)
-        codes_BGKL1 = CODES[BEAMS_TK[thought_G]][None]
-        reward_BGK = sid_accuracy(codes_BGKL1, CODES[[TARGET]], (0.1, 0.2, 0.2), 0.5, prefix_only=True)
+        thought_S = torch.multinomial(logprob_V.exp().detach(), BATCH * GROUP, replacement=True, generator=g)
+        codes_BGKL1 = CODES[BEAMS_TK[thought_S]].unflatten(0, (BATCH, GROUP))
+        target_BL1 = CODES[[TARGET]].expand(BATCH, -1)
+        reward_BGK = sid_accuracy(codes_BGKL1, target_BL1, (0.1, 0.2, 0.2), 0.5, prefix_only=True)
         if shuffle_rewards:
-            reward_BGK = reward_BGK[:, torch.randperm(GROUP, generator=g)]
+            reward_BGK = reward_BGK.flatten(0, 1)[torch.randperm(BATCH * GROUP, generator=g)].view_as(reward_BGK)
         reward_BG = reward_BGK[..., 0] if config.aggregate == "first" else rank_weighted(reward_BGK)
         advantage_BG, kept_B = group_advantage(reward_BG, config)
-        new_ST = logprob_V[thought_G][:, None]
+        new_ST = logprob_V[thought_S][:, None]
         mask = torch.ones_like(new_ST, dtype=torch.bool)
         loss, _ = policy_loss(
-            new_ST, new_ST, advantage_BG[0], mask, config=config, is_kept_S=kept_B.repeat_interleave(GROUP)
+            new_ST, new_ST, advantage_BG.flatten(), mask, config=config, is_kept_S=kept_B.repeat_interleave(GROUP)
         )
         optimiser.zero_grad()
         loss.backward()
