@@ -24,9 +24,9 @@ class Section(BaseModel):
 class SimulateConfig(Section):
     """The simulated shop (its truth is known; the embedded default data)."""
 
-    users: int = Field(default=5_000, ge=10)
+    users: int = Field(default=4_000, ge=10)
     """Users in all; the split by user decides who trains, validates and tests."""
-    items: int = Field(default=2_500, ge=8)
+    items: int = Field(default=3_400, ge=8)
     """Items of the catalogue; keep it above the number of training targets (FEASIBILITY lesson 1)."""
     departments: int = Field(default=6, ge=1, le=12)
     """Departments of the shop; each has three main and three accessory categories."""
@@ -499,7 +499,7 @@ PAPER: Nested = {
 }
 
 _DEMO: Nested = {
-    "split": {"test": 0.33, "valid": 0.1},
+    "split": {"test": 0.42, "valid": 0.1},
     "context": {"time": "month", "price": "bucket"},
 }
 

@@ -6,6 +6,7 @@ bits as an uninterrupted one.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -144,6 +145,10 @@ class Trainer:
     def folder(self) -> Path:
         """Where the checkpoint of this stage lies; removed by ``clear`` when the stage is done."""
         return self.run.path / "checkpoints" / self.stage
+
+    def clear(self) -> None:
+        """Remove the checkpoint, once the stage's model is saved."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _save(self, step: int, optimiser: Optimiser, sums: Mapping[str, float]) -> None:
         with atomic_directory(self.folder) as tmp:

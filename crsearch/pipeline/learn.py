@@ -1,0 +1,192 @@
+"""The training stages of a run, in the order of CRS figure 1: traces, align, sft0, (rl_i, sft_i+1)*, direct control."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crsearch.pipeline.workspace import Workspace
+from crsearch.records.types import Example
+from crsearch.runs import StageRecord, read_lines, write_atomic, write_json
+from crsearch.train.answer import answer_thinking, catalogue_trie
+from crsearch.train.examples import TreeBuilder, split_users
+from crsearch.train.rl import policy_stage
+from crsearch.train.select import correct, incorrect
+from crsearch.train.supervised import Workbench, align, consolidate, continue_directly, first_reasoning
+from crsearch.train.trainer import Trainer
+
+Numbers = Mapping[str, Any]
+Outputs = tuple[Sequence[Path], Numbers]
+
+
+class Learner:
+    """Runs the training stages of a workspace; each starts from the model of the stage before."""
+
+    def __init__(self, space: Workspace, data: StageRecord) -> None:
+        self.space, self.data = space, data
+        self.settings = space.settings
+        train = space.examples("train")
+        self.aligned, self.fresh = split_users(train, self.settings.align.share)
+        self.taught = self.aligned[: self.settings.distill.users]
+        """Users whose trace first reasoning may see."""
+        self.by_search = {e.context.search_id: e for e in train}
+        self.stages: list[tuple[str, StageRecord]] = []
+        """Finished training stages in order."""
+
+    # -- traces -------------------------------------------------------------------------------------------------------
+    def distill(self) -> StageRecord:
+        """Thoughts of the teacher for the taught users, sifted; with the reasons for what was refused."""
+
+        def work(_: str) -> Outputs:
+            from crsearch.pipeline.teachers import sifted_traces
+
+            traces, reasons = sifted_traces(self.space, self.taught)
+            rows = [{"search_id": t.search_id, "thought": t.thought, "source": t.source} for t in traces]
+            file = self.space.path("traces", "distilled.jsonl")
+            write_atomic(file, "".join(json.dumps(r, ensure_ascii=False, sort_keys=True) + "\n" for r in rows))
+            return [file], {"traces": len(rows), "refused": reasons, "tokens": sum(t.tokens for t in traces)}
+
+        config = self.settings.distill
+        inputs = [
+            self.data.key, self.space.sids.fingerprint(), self.settings.align.share, self.settings.context.max_events,
+            config.model_dump(exclude={"repeats", "epochs", "batch", "max_steps", "optim"}),
+        ]  # fmt: skip
+        return self.space.stages.do("distill", inputs, work)
+
+    # -- stages that train --------------------------------------------------------------------------------------------
+    def align(self, base: StageRecord) -> StageRecord:
+        """base -> align."""
+
+        def work(key: str) -> Outputs:
+            bench = self.bench("base", self.aligned)
+            return self.trained(bench, "align", key, align(bench, "align", key, self.aligned))
+
+        return self.stage("align", [base.key, self.settings.align.model_dump()], work)
+
+    def first_reasoning(self, before: StageRecord, traces: StageRecord) -> StageRecord:
+        """align -> sft0."""
+
+        def work(key: str) -> Outputs:
+            bench = self.bench("align", self.taught)
+            thoughts = [
+                (self.by_search[search_id], bench.builder.prompts.thought(text))
+                for search_id, text in self.space.traces().items()
+            ]
+            return self.trained(bench, "sft0", key, first_reasoning(bench, "sft0", key, thoughts))
+
+        config = self.settings.distill.model_dump(include={"repeats", "epochs", "batch", "max_steps", "optim"})
+        return self.stage("sft0", [before.key, traces.key, config], work)
+
+    def rl(self, i: int, before: StageRecord) -> StageRecord:
+        """sft_i -> rl_i on what sft_i gets wrong."""
+        config, start, name = self.settings.rl, f"sft{i}", f"rl{i}"
+        users = self.fresh if config.users == "fresh" else [*self.aligned, *self.fresh]
+        chosen = self._selected_wrong(name, start, users, before) if config.hard_only else None
+
+        def work(key: str) -> Outputs:
+            examples = list(users)
+            if chosen is not None:
+                wrong = set(json.loads(self.space.path("traces", f"{name}.incorrect.json").read_text()))
+                examples = [e for e in users if e.context.search_id in wrong]
+            bench = self.bench(start, examples)
+            trie = catalogue_trie(bench.builder.bundle)
+            numbers = policy_stage(bench, name, key, examples, trie)
+            return self.trained(bench, name, key, {**numbers, "examples": len(examples)})
+
+        inputs = [before.key, chosen and chosen.key, config.model_dump(), self.settings.decode.think_tokens]
+        return self.stage(name, inputs, work)
+
+    def _selected_wrong(self, name: str, start: str, users: Sequence[Example], before: StageRecord) -> StageRecord:
+        """Incorrect(D, M) of a model, kept so that a resumed stage need not ask again."""
+        stage = f"{name}.select"
+
+        def work(_: str) -> Outputs:
+            bench = self.bench(start, users)
+            trie = catalogue_trie(bench.builder.bundle)
+            wrong = incorrect(bench, users, trie, self.space.stages.ticker(stage))
+            file = self.space.path("traces", f"{name}.incorrect.json")
+            write_json(file, wrong)
+            return [file], {"asked": len(users), "incorrect": len(wrong)}
+
+        inputs = [before.key, self.settings.rl.users, self.settings.decode.model_dump(), len(users)]
+        return self.space.stages.do(stage, inputs, work)
+
+    def consolidate(self, i: int, start: str, before: StageRecord) -> StageRecord:
+        """rl_i (or sft_i, in SFT-only rounds) -> sft_i+1 on what that model gets right."""
+        config, name = self.settings.sft, f"sft{i + 1}"
+        users = [*self.aligned, *self.fresh] if config.users == "all" else self.fresh
+        file = self.space.path("traces", f"{name}.correct.jsonl")
+
+        def select(_: str) -> Outputs:
+            bench = self.bench(start, users)
+            trie = catalogue_trie(bench.builder.bundle)
+            found = correct(bench, name, users, trie, self.space.stages.ticker(f"{name}.select"))
+            decode = bench.builder.bundle.tokenizer.decode
+            rows = [{"search_id": s, "thought_ids": t, "thought": decode(t)} for s, t in found]
+            write_atomic(file, "".join(json.dumps(r, ensure_ascii=False, sort_keys=True) + "\n" for r in rows))
+            return [file], {"asked": len(users), "correct": len(found)}
+
+        sampling = config.model_dump(include={"samples", "temperature", "users"})
+        inputs = [before.key, sampling, self.settings.decode.model_dump()]
+        chosen = self.space.stages.do(f"{name}.select", inputs, select)
+
+        def work(key: str) -> Outputs:
+            right = [(self.by_search[r["search_id"]], r["thought_ids"]) for r in read_lines(file)]
+            bench = self.bench(start, [e for e, _ in right])
+            return self.trained(bench, name, key, consolidate(bench, name, key, right))
+
+        return self.stage(name, [chosen.key, config.model_dump()], work)
+
+    def direct(self, aligned: StageRecord) -> StageRecord:
+        """The control: align goes on without thoughts on as many tokens as the stages of CRS after it."""
+        tokens = sum(float(r.numbers.get("tokens_sum", 0.0)) for n, r in self.stages if n != "align")
+
+        def work(key: str) -> Outputs:
+            users = [*self.aligned, *self.fresh]
+            bench = self.bench("align", users)
+            return self.trained(bench, "direct", key, continue_directly(bench, "direct", key, users, tokens))
+
+        inputs = [aligned.key, tokens, self.settings.align.model_dump(), self.settings.distill.optim.model_dump()]
+        return self.space.stages.do("direct", inputs, work)
+
+    # -- choice -------------------------------------------------------------------------------------------------------
+    def validate(self, stage: str, record: StageRecord) -> StageRecord:
+        """NDCG@10 of a thinking stage on validation users; what ``loop.select`` looks at."""
+        users = self.space.examples("valid")[: self.settings.loop.valid_users]
+
+        def work(_: str) -> Outputs:
+            from crsearch.evaluate.metrics import metrics_from_ranks
+
+            bench = self.bench(stage, users)
+            trie = catalogue_trie(bench.builder.bundle)
+            bench.builder.bundle.model.eval()
+            answers = answer_thinking(bench.builder, [e.context for e in users], trie, self.settings.decode, 10)
+            rows = [bench.builder.catalogue.row(e.target) for e in users]
+            ranks = [a.rows.index(r) + 1 if r in a.rows else 0 for a, r in zip(answers, rows, strict=True)]
+            means = {name: float(values.mean()) for name, values in metrics_from_ranks(ranks).items()}
+            self.space.run.rewind("metrics.jsonl", f"valid.{stage}", -1)
+            self.space.run.log(f"valid.{stage}", 0, means)
+            return [], {"users": len(users), **means}
+
+        inputs = [record.key, len(users), self.settings.decode.model_dump()]
+        return self.space.stages.do(f"valid.{stage}", inputs, work)
+
+    # -- shared -------------------------------------------------------------------------------------------------------
+    def bench(self, stage: str, examples: Sequence[Example]) -> Workbench:
+        """A workbench with the model of a finished stage, and the contexts of ``examples`` tokenised."""
+        builder: TreeBuilder = self.space.builder(stage, fresh=True)
+        builder.read([e.context for e in examples])
+        return Workbench(run=self.space.run, settings=self.settings, builder=builder, progress=self.space.progress)
+
+    def trained(self, bench: Workbench, stage: str, key: str, numbers: Numbers) -> Outputs:
+        """Save the trained model as the result of ``stage`` and drop its checkpoints."""
+        folder = self.space.save_model(stage)
+        trainer: Trainer = bench.trainer(stage, key, self.settings.align.optim)
+        trainer.clear()
+        return [folder], numbers
+
+    def stage(self, name: str, inputs: object, work: Any) -> StageRecord:
+        """A training stage that is part of CRS."""
+        record = self.space.stages.do(name, [inputs, self.settings.seed], work)
+        self.stages.append((name, record))
+        return record

@@ -1,0 +1,202 @@
+"""Evaluation of a run: every system and every stage on the same test users, then ``results.json``.
+
+The file holds nothing that depends on the clock, so that a resumed run writes the same bytes. Layout: DESIGN.md 3.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crsearch.errors import ConfigError
+from crsearch.evaluate.evaluation import Evaluation, compare, evaluate
+from crsearch.evaluate.groups import query_groups
+from crsearch.evaluate.metrics import REPORTED
+from crsearch.evaluate.trec import write_qrels
+from crsearch.pipeline.workspace import Workspace
+from crsearch.records.statistics import statistics
+from crsearch.records.types import Searcher
+from crsearch.runs import StageRecord, write_json
+from crsearch.train.examples import TreeBuilder
+
+SEARCHERS: dict[str, str] = {
+    "crs": "thinks, then ranks: the stage that validation kept",
+    "crs-direct": "control: trained without thoughts on as many tokens",
+    "crs-no-thought": "the model of crs, asked to answer at once",
+    "bm25": "lexical, query only",
+    "tfidf": "lexical, query only",
+    "popularity": "most chosen by training users",
+    "popularity-in-query": "most chosen by training users for this query",
+    "popularity-in-query-brand": "the same, brands the user chose before first",
+}
+"""Names on the command line -> what they are."""
+
+
+class Evaluator:
+    """Measures systems on the test users of a run.
+
+    Args:
+        space: the run.
+        final: name of the stage that is ``crs``.
+    """
+
+    def __init__(self, space: Workspace, final: str) -> None:
+        self.space, self.final = space, final
+        self.config = space.settings.evaluate
+        examples = space.examples("test")
+        self.examples = examples[: self.config.max_users]
+        self.item_ids = space.dataset.catalogue.ids
+        self.folder = space.path("eval")
+
+    def searcher(self, name: str) -> Searcher:
+        """A system by name, ready to search.
+
+        Raises:
+            ConfigError: unknown name.
+        """
+        if name in ("crs", "crs-no-thought"):
+            return self.model_searcher(self.final, name, thinks=name == "crs")
+        if name == "crs-direct":
+            return self.model_searcher("direct", name, thinks=False)
+        return lexical(self.space, name)
+
+    def model_searcher(self, stage: str, name: str, *, thinks: bool) -> Searcher:
+        """The model of a stage as a searcher."""
+        from crsearch.searchers.crs import CrsSearcher
+        from crsearch.train.answer import catalogue_trie
+
+        builder: TreeBuilder = self.space.builder(stage)
+        builder.bundle.model.eval()
+        builder.read([e.context for e in self.examples])
+        return CrsSearcher(
+            builder, catalogue_trie(builder.bundle), self.space.settings.decode, thinks=thinks, name=name
+        )
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Labels of the test queries."""
+        from crsearch.searchers.popularity import training_counts
+
+        truth = self.space.truth
+        kinds = None if truth is None else dict(zip(truth["search_id"], truth["query_kind"], strict=True))
+        return query_groups(self.examples, training_counts(self.space.dataset).items, kinds)
+
+    def measure(self, name: str, inputs: object, make: "Any") -> StageRecord:
+        """Evaluate one system; TREC and per-query files are its outputs.
+
+        Args:
+            name: file name of the system (``crs``, ``stage.sft0``).
+            inputs: keys it depends on.
+            make: gives the searcher.
+        """
+
+        def work(_: str) -> tuple[list[Path], Mapping[str, Any]]:
+            searcher = make()
+            searcher.name = name
+            done = evaluate(
+                searcher,
+                self.examples,
+                self.item_ids,
+                exclude_history=self.config.exclude_history,
+                progress=self.space.stages.ticker(f"eval.{name}"),
+                groups=self.groups(),
+                batch=self.space.settings.decode.batch,
+            )
+            done.save(self.folder)
+            self._save_thoughts(name, done)
+            return [self.folder / f"{name}.trec", self.folder / f"{name}.parquet"], {"invalid": done.invalid_items}
+
+        config = [self.config.model_dump(exclude={"searchers", "bootstrap"}), self.space.settings.decode.model_dump()]
+        return self.space.stages.do(f"eval.{name}", [inputs, config, len(self.examples)], work)
+
+    def _save_thoughts(self, name: str, done: Evaluation) -> None:
+        thoughts = {r.search_id: r.thought for r in done.lists if r.thought is not None}
+        if thoughts:
+            write_json(self.space.path("traces", "thoughts", f"{name}.json"), thoughts)
+
+    def write_qrels(self) -> None:
+        """The targets of the test queries, for any outside tool."""
+        write_qrels(self.folder / "qrels.trec", {e.context.search_id: e.target for e in self.examples})
+
+    def load(self, name: str) -> Evaluation:
+        """A measured system."""
+        return Evaluation.load(self.folder, name)
+
+
+def lexical(space: Workspace, name: str) -> Searcher:
+    """A system that needs no model.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    from crsearch.searchers.bm25 import Bm25Searcher
+    from crsearch.searchers.popularity import PopularityInQuerySearcher, PopularitySearcher, training_counts
+    from crsearch.searchers.tfidf import TfidfSearcher
+
+    catalogue = space.dataset.catalogue
+    if name == "bm25":
+        return Bm25Searcher(catalogue)
+    if name == "tfidf":
+        return TfidfSearcher(catalogue)
+    if name == "popularity":
+        return PopularitySearcher(catalogue, training_counts(space.dataset))
+    if name in ("popularity-in-query", "popularity-in-query-brand"):
+        brand_bonus = 3.0 if name.endswith("-brand") else 0.0
+        return PopularityInQuerySearcher(catalogue, training_counts(space.dataset), brand_bonus=brand_bonus)
+    raise ConfigError(f"searcher {name!r}: there are {', '.join(SEARCHERS)}")
+
+
+def results(evaluator: Evaluator, systems: Sequence[str], stages: Sequence[tuple[str, StageRecord]]) -> dict[str, Any]:
+    """The content of ``results.json`` from the evaluations on disk."""
+    space, config = evaluator.space, evaluator.config
+    seed = space.settings.seed
+    done = {name: evaluator.load(name) for name in systems}
+    out: dict[str, Any] = {
+        "data": statistics(space.dataset),
+        "test_queries": len(evaluator.examples),
+        "seeds": [seed],
+        "invalid_items": sum(e.invalid_items for e in done.values()),
+        "searchers": {name: e.metrics(config.bootstrap, seed) for name, e in done.items()},
+        "final_stage": evaluator.final,
+        "stages": [
+            {
+                "name": name,
+                "tokens": round(float(record.numbers.get("tokens_sum", 0))),
+                "mode": "direct" if name == "align" else "think",
+                "metrics": evaluator.load(f"stage.{name}").metrics(config.bootstrap, seed),
+            }
+            for name, record in stages
+        ],
+        "groups": {
+            name: {
+                column: {
+                    label: {"queries": len(part), **part.metrics(config.bootstrap, seed)}
+                    for label, part in e.by_group(column).items()
+                }
+                for column in e.groups
+            }
+            for name, e in done.items()
+        },
+    }
+    if "crs" in done and len(done) > 1:
+        others = [e for name, e in done.items() if name != "crs"]
+        out["significance"] = {
+            metric: {
+                c.other: {"difference": c.difference, "p": c.p, "p_holm": c.p_holm}
+                for c in compare(done["crs"], others, metric, seed=seed)
+            }
+            for metric in ("HR@10", "NDCG@10")
+        }
+    truth = space.truth
+    if truth is not None:
+        from crsearch.pipeline.thoughts import thought_accuracy
+        from crsearch.records.simulator import ceiling
+
+        asked = [e.context.search_id for e in evaluator.examples]
+        out["ceiling"] = ceiling(truth.filter(truth["search_id"].is_in(asked)))
+        out["thoughts"] = thought_accuracy(space, [f"stage.{n}" for n, _ in stages if n != "align"])
+    return out
+
+
+def table(results: Mapping[str, Any]) -> list[tuple[str, dict[str, Mapping[str, float]]]]:
+    """Rows of the main table, best NDCG@10 first."""
+    rows = [(name, {m: row[m] for m in REPORTED}) for name, row in results["searchers"].items()]
+    return sorted(rows, key=lambda r: -r[1]["NDCG@10"]["mean"])

@@ -1,0 +1,48 @@
+"""Stages that run once: a stage whose inputs are unchanged and whose outputs are whole is not run again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crsearch import __version__
+from crsearch.runs import Progress, RunDirectory, StageRecord, digest
+
+Work = Callable[[str], tuple[Sequence[Path], Mapping[str, Any]]]
+"""Does the work of a stage, given its key; returns outputs (files or folders) and numbers to keep."""
+
+
+class Stages:
+    """The state machine of a run.
+
+    Args:
+        run: the locked run directory.
+        progress: told at the start and at the end of each stage.
+    """
+
+    def __init__(self, run: RunDirectory, progress: Progress) -> None:
+        self.run, self.progress = run, progress
+
+    def do(self, name: str, inputs: object, work: Work) -> StageRecord:
+        """Run a stage unless it is done.
+
+        Args:
+            name: of the stage; the record of a former run with other inputs is replaced.
+            inputs: all that the result depends on, as JSON-ready values; keys of earlier stages among them.
+
+        Returns:
+            The record, whose ``key`` is what later stages depend on.
+        """
+        key = digest(__version__, name, inputs)
+        done = self.run.stage(name, key)
+        if done is None:
+            self.progress(name, 0, 1, {})
+            outputs, numbers = work(key)
+            self.run.complete(name, key, list(outputs), numbers)
+            done = self.run.stage(name, key)
+            assert done is not None
+        self.progress(name, 1, 1, {})
+        return done
+
+    def ticker(self, name: str) -> Callable[[int, int], None]:
+        """A (done, total) callback that reports as stage ``name``."""
+        return lambda done, total: self.progress(name, done, total, {})

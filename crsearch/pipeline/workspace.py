@@ -1,0 +1,228 @@
+"""What the stages of a run share: records, semantic IDs, prompts, and the model of each stage."""
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crsearch import __version__
+from crsearch.config import Settings, to_toml
+from crsearch.encoders import build_encoder
+from crsearch.errors import RunError
+from crsearch.pipeline.stages import Stages
+from crsearch.records.store import Dataset
+from crsearch.records.types import Example, Part
+from crsearch.runs import Progress, RunDirectory, StageRecord, digest, read_lines, write_atomic, write_json
+from crsearch.sids import SidBook, item_text, quality, sids_from_embeddings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from crsearch.train.examples import TreeBuilder
+
+
+class Workspace:
+    """A run and everything that its finished stages offer; loaded when first asked for.
+
+    Args:
+        run: the locked run directory.
+        settings: resolved settings.
+        progress: where stages report.
+    """
+
+    def __init__(self, run: RunDirectory, settings: Settings, progress: Progress) -> None:
+        self.run, self.settings, self.progress = run, settings, progress
+        self.stages = Stages(run, progress)
+        self._dataset: Dataset | None = None
+        self._truth: pl.DataFrame | None = None
+        self._sids: SidBook | None = None
+        self._builder: TreeBuilder | None = None
+        self._loaded: str | None = None
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run directory."""
+        return self.run.path.joinpath(*parts)
+
+    # -- records ------------------------------------------------------------------------------------------------------
+    def prepare_data(self) -> StageRecord:
+        """Records of the run: a copy of the user's data set, or the simulated shop with its truth."""
+        settings = self.settings
+        if settings.data is None:
+            inputs: object = [settings.simulate.model_dump(), settings.split.model_dump(), settings.seed]
+        else:
+            self._dataset = Dataset.load(Path(settings.data))
+            inputs = self._dataset.fingerprint()
+        before = self.run.manifest.get("data")
+        if before is not None and before != digest(inputs):
+            raise RunError(
+                f"{self.run.path}: this run was made from another data set. Choose another --out, or remove the folder"
+            )
+        self.run.describe({"data": digest(inputs)})
+
+        def work(_: str) -> tuple[list[Path], dict[str, Any]]:
+            from crsearch.records.leaks import assert_no_leaks
+
+            if settings.data is None:
+                from crsearch.records.simulator import simulate
+
+                shop = simulate(settings.simulate, settings.split, settings.seed)
+                self._dataset, self._truth = shop.dataset, shop.truth
+                shop.save(self.path("data"))
+            else:
+                assert self._dataset is not None
+                self._dataset.save(self.path("data"))
+            assert_no_leaks(self.dataset)
+            return [self.path("data")], {}
+
+        return self.stages.do("data", inputs, work)
+
+    @property
+    def dataset(self) -> Dataset:
+        """The records."""
+        if self._dataset is None:
+            self._dataset = Dataset.load(self.path("data"))
+        return self._dataset
+
+    @property
+    def truth(self) -> "pl.DataFrame | None":
+        """What the simulated shop knows of each example; none for real data."""
+        file = self.path("data", "truth.parquet")
+        if self._truth is None and file.exists():
+            import polars as pl
+
+            self._truth = pl.read_parquet(file)
+        return self._truth
+
+    def examples(self, part: Part) -> list[Example]:
+        """Examples of a part with their contexts."""
+        return self.dataset.examples(part, self.settings.context.max_events)
+
+    def traces(self) -> dict[str, str]:
+        """Thoughts of the teacher that may be learned from, by search_id."""
+        return {row["search_id"]: row["thought"] for row in read_lines(self.path("traces", "distilled.jsonl"))}
+
+    # -- semantic IDs -------------------------------------------------------------------------------------------------
+    def prepare_sids(self, data: StageRecord) -> StageRecord:
+        """Embeddings, residual k-means, deduplication; with a quality report."""
+        settings = self.settings
+
+        def work(_: str) -> tuple[list[Path], dict[str, Any]]:
+            catalogue = self.dataset.catalogue
+            texts = [item_text(item) for item in catalogue]
+            embeddings_ND = build_encoder(settings.encoder, texts, settings.seed).encode(texts, kind="item")
+            ids = [item.item_id for item in catalogue]
+            self._sids = sids_from_embeddings(ids, embeddings_ND, settings.sids, settings.seed)
+            self._sids.save(self.path("sids"))
+            write_json(self.path("sids", "quality.json"), quality(self._sids, embeddings_ND))
+            return [self.path("sids")], {}
+
+        inputs = [data.key, settings.encoder.model_dump(), settings.sids.model_dump(), settings.seed]
+        return self.stages.do("sids", inputs, work)
+
+    @property
+    def sids(self) -> SidBook:
+        """Semantic IDs of the catalogue."""
+        if self._sids is None:
+            self._sids = SidBook.load(self.path("sids"))
+        return self._sids
+
+    # -- models -------------------------------------------------------------------------------------------------------
+    def prepare_base(self, sids: StageRecord, traces: StageRecord) -> StageRecord:
+        """Tokenizer and model before any training, with the tokens of the semantic IDs."""
+        settings = self.settings
+
+        def work(_: str) -> tuple[list[Path], dict[str, Any]]:
+            from crsearch.context.serialiser import Serialiser
+            from crsearch.models.bundle import build_model, save_bundle
+
+            serialiser = Serialiser(self.dataset.catalogue, self.sids, settings.context)
+            texts = [*serialiser.texts([e.context for e in self.examples("train")]), *self.traces().values()]
+            bundle = build_model(settings, texts, self.sids)
+            save_bundle(bundle, self.path("models", "base"))
+            parameters = sum(p.numel() for p in bundle.model.parameters())
+            return [self.path("models", "base")], {"parameters": parameters, "vocabulary": len(bundle.tokenizer)}
+
+        inputs = [
+            sids.key, traces.key, settings.model.model_dump(), settings.context.model_dump(), settings.seed,
+        ]  # fmt: skip
+        return self.stages.do("base", inputs, work)
+
+    def builder(self, stage: str, *, fresh: bool = False) -> "TreeBuilder":
+        """Model of a finished stage with prompts; token caches are shared between stages.
+
+        Args:
+            stage: name of the stage.
+            fresh: read the model from disk even if it is the one in hand (which training may have changed).
+        """
+        from crsearch.context.prompts import Prompts
+        from crsearch.context.serialiser import Serialiser
+        from crsearch.models.bundle import load_bundle
+        from crsearch.train.examples import TreeBuilder
+
+        if fresh or self._builder is None or self._loaded != stage:
+            bundle = load_bundle(self.path("models", stage), self.sids)
+            bundle.model.to(device(self.settings))
+            if self._builder is None:
+                serialiser = Serialiser(self.dataset.catalogue, self.sids, self.settings.context, bundle.tokenizer)
+                prompts = Prompts(serialiser, bundle.tokenizer, language=language(self.settings))
+                self._builder = TreeBuilder(bundle, prompts)
+            else:
+                self._builder = self._builder.with_model(bundle)
+            self._loaded = stage
+        return self._builder
+
+    def save_model(self, stage: str) -> Path:
+        """Write the model in hand as the result of ``stage``; it is then the one loaded."""
+        from crsearch.models.bundle import save_bundle
+
+        assert self._builder is not None
+        save_bundle(self._builder.bundle, self.path("models", stage))
+        self._loaded = stage
+        return self.path("models", stage)
+
+    # -- manifest -----------------------------------------------------------------------------------------------------
+    def describe(self) -> None:
+        """Settings, versions, threads and device, written beside the results."""
+        write_atomic(self.path("settings.toml"), to_toml(self.settings))
+        facts: Mapping[str, Any] = {
+            "crsearch": __version__,
+            "python": platform.python_version(),
+            "seed": self.settings.seed,
+            "threads": threads(self.settings),
+            "device": str(device(self.settings)),
+            "torch": _version("torch"),
+            "transformers": _version("transformers"),
+        }
+        before = self.run.manifest.get("threads")
+        if before is not None and before != facts["threads"]:
+            raise RunError(
+                f"{self.run.path}: was made with {before} threads, now {facts['threads']}: the bits would differ. "
+                f"Go on with --threads {before}, or choose another --out"
+            )
+        self.run.describe(facts)
+
+
+def language(settings: Settings) -> Any:
+    """Language of the prompts: that of the simulated shop, or of the teacher for real data."""
+    return settings.simulate.language if settings.data is None else settings.distill.language
+
+
+def threads(settings: Settings) -> int:
+    """Threads of torch."""
+    return settings.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
+
+
+def device(settings: Settings) -> Any:
+    """Where the model runs."""
+    import torch
+
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)

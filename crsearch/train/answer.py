@@ -1,0 +1,109 @@
+"""Two-step inference over many contexts (CRS §3.4); selection, RL and searchers share it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from crsearch.config import DecodeConfig
+from crsearch.decode.beam import beam_search
+from crsearch.decode.thoughts import RankedThoughts, think_then_rank
+from crsearch.decode.trie import Trie
+from crsearch.models.bundle import Bundle
+from crsearch.records.types import Context
+from crsearch.train.examples import TreeBuilder
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model answered to one context."""
+
+    rows: tuple[int, ...]
+    """Catalogue rows, best first."""
+    scores: tuple[float, ...]
+    """Log-probability of each item, given context and thought."""
+    thought: tuple[int, ...] = ()
+    """Token ids between the tags; empty when the model answered at once."""
+    is_closed: bool = True
+    """The model closed the thought itself."""
+
+
+def catalogue_trie(bundle: Bundle) -> Trie:
+    """The trie of all items of the catalogue; row numbers are those of the catalogue."""
+    return Trie.from_tokens(bundle.sid_ids_NL)
+
+
+def forbidden_in_thoughts(bundle: Bundle) -> list[int]:
+    """Tokens that may not stand in a thought: SIDs and control tokens other than the closing tag."""
+    return sorted({*bundle.control_ids, *(int(t) for t in set(bundle.sid_ids_NL.ravel().tolist()))} - {bundle.close_id})
+
+
+def think(
+    builder: TreeBuilder,
+    contexts: Sequence[Context],
+    trie: Trie,
+    config: DecodeConfig,
+    *,
+    group_size: int = 1,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    width: int | None = None,
+) -> RankedThoughts:
+    """Thoughts of a batch of contexts and the ranked list after each; ``temperature`` 0 is greedy."""
+    bundle = builder.bundle
+    with torch.autocast(next(bundle.model.parameters()).device.type, enabled=False):
+        return think_then_rank(
+            bundle.model,
+            [builder.prompt(c, "think") for c in contexts],
+            trie,
+            width=width or config.width,
+            group_size=group_size,
+            max_tokens=config.think_tokens,
+            close_id=bundle.close_id,
+            forbidden=forbidden_in_thoughts(bundle),
+            temperature=temperature,
+            generator=generator,
+        )
+
+
+def batches(contexts: Sequence[Context], size: int) -> Iterator[tuple[int, Sequence[Context]]]:
+    """Consecutive batches with the position of their first context."""
+    for start in range(0, len(contexts), size):
+        yield start, contexts[start : start + size]
+
+
+def answer_thinking(
+    builder: TreeBuilder, contexts: Sequence[Context], trie: Trie, config: DecodeConfig, width: int | None = None
+) -> list[Answer]:
+    """Greedy thought, then a beam; one answer per context, in order."""
+    out: list[Answer] = []
+    for _, batch in batches(contexts, config.batch):
+        ranked = think(builder, batch, trie, config, width=width)
+        out += [
+            _answer(ranked.rows_BGK[b, 0], ranked.scores_BGK[b, 0], ranked.thoughts[b][0], bool(ranked.closed_BG[b, 0]))
+            for b in range(len(batch))
+        ]
+    return out
+
+
+def answer_directly(
+    builder: TreeBuilder, contexts: Sequence[Context], trie: Trie, config: DecodeConfig, width: int | None = None
+) -> list[Answer]:
+    """A beam at once, without a thought; one answer per context, in order."""
+    out: list[Answer] = []
+    model = builder.bundle.model
+    for _, batch in batches(contexts, config.batch):
+        prompts = [builder.prompt(c, "direct") for c in batch]
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            rows_BK, scores_BK = beam_search(model, prompts, trie, width=width or config.width)
+        out += [_answer(rows, scores) for rows, scores in zip(rows_BK, scores_BK, strict=True)]
+    return out
+
+
+def _answer(
+    rows_K: torch.Tensor, scores_K: torch.Tensor, thought: Sequence[int] = (), is_closed: bool = True
+) -> Answer:
+    found = int((rows_K >= 0).sum())
+    return Answer(
+        tuple(int(r) for r in rows_K[:found].tolist()), tuple(scores_K[:found].tolist()), tuple(thought), is_closed
+    )

@@ -1,0 +1,187 @@
+"""Training examples as trees: one user's context as trunk; direct answers, item names and thoughts as branches.
+
+Every task of a user shares the trunk, because the context comes first and the instruction last. Kinds of loss:
+
+    item_words   the clicked items of the history, as text (teaches to read contexts; costs no token)
+    direct       context -> SID                          (CRS §3.1.2, third alignment task)
+    name         context -> words of the chosen item     (details: this project)
+    think        context -> <think> thought </think> SID (CRS §3.2)
+    item_to_sid, sid_to_item                             (CRS §3.1.2, first and second alignment task)
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crsearch.context.prompts import Prompts, Task
+from crsearch.context.serialiser import Encoded
+from crsearch.models.bundle import Bundle
+from crsearch.records.types import Context, Example
+from crsearch.train.trainer import stream
+from crsearch.train.tree import Branch, Packed, Tree
+
+
+class TreeBuilder:
+    """Makes trees from examples; keeps the tokens of each context, so that stages do not tokenise twice."""
+
+    def __init__(self, bundle: Bundle, prompts: Prompts) -> None:
+        self.bundle = bundle
+        self.prompts = prompts
+        self.catalogue = prompts.serialiser.catalogue
+        self.codes_NL = prompts.serialiser.sids.codes_NL
+        """Codes of every item, the deduplication code last."""
+        self._trunks: dict[str, Encoded] = {}
+
+    def with_model(self, bundle: Bundle) -> "TreeBuilder":
+        """The same prompts and token caches around another checkpoint of the run."""
+        other = TreeBuilder(bundle, self.prompts)
+        other._trunks = self._trunks
+        return other
+
+    def read(self, contexts: Sequence[Context]) -> None:
+        """Tokenise many contexts together, ahead of use."""
+        new = [c for c in contexts if c.search_id not in self._trunks]
+        self._trunks.update(zip((c.search_id for c in new), self.prompts.trunks(new), strict=True))
+
+    def trunk(self, context: Context) -> Encoded:
+        """Tokens of the context inside its frame, without an instruction."""
+        found = self._trunks.get(context.search_id)
+        if found is None:
+            found = self._trunks[context.search_id] = self.prompts.trunk(context)
+        return found
+
+    def prompt(self, context: Context, task: Task) -> list[int]:
+        """Trunk + instruction of a task: what the model reads before it answers."""
+        return [*self.trunk(context).ids, *self.prompts.suffix(task)]
+
+    def sid(self, row: int) -> list[int]:
+        """Vocabulary ids of an item's semantic ID."""
+        return [int(t) for t in self.bundle.sid_ids_NL[row]]
+
+    # -- branches -----------------------------------------------------------------------------------------------------
+    def direct(self, row: int, at: int) -> Branch:
+        """Instruction to answer at once, then the SID of the item."""
+        return self._branch("direct", [*self.sid(row), self.bundle.end_id], at)
+
+    def name(self, row: int, at: int) -> Branch:
+        """Instruction to say the item, then the words of its record."""
+        words = self.prompts.thought(self.catalogue[row].title)
+        return self._branch("name", [*words, self.bundle.end_id], at)
+
+    def think(self, thought: Sequence[int], row: int, at: int) -> Branch:
+        """Instruction to think, then thought, closing tag and the SID of the item."""
+        return self._branch("think", [*thought, self.bundle.close_id, *self.sid(row), self.bundle.end_id], at)
+
+    def _branch(self, task: Task, answer: Sequence[int], at: int) -> Branch:
+        suffix = self.prompts.suffix(task)
+        return Branch([*suffix, *answer], [0.0] * len(suffix) + [1.0] * len(answer), at, task)
+
+    # -- trees --------------------------------------------------------------------------------------------------------
+    def user(
+        self,
+        example: Example,
+        *,
+        direct: bool = True,
+        history: bool = False,
+        name: bool = False,
+        thought: Sequence[int] | None = None,
+    ) -> Tree:
+        """The tree of one user: clicked items of the trunk, and the branches that are asked for.
+
+        ``history`` asks for the choice after every earlier query too, each seeing the context up to there.
+        """
+        encoded = self.trunk(example.context)
+        at, row = len(encoded.ids), self.catalogue.row(example.target)
+        branches = [self.direct(row, at)] if direct else []
+        if history:
+            branches += [self.direct(chosen, place) for place, chosen in encoded.branches]
+        if name:
+            branches.append(self.name(row, at))
+        if thought is not None:
+            branches.append(self.think(thought, row, at))
+        return Tree(encoded.ids, branches, clicked_loss(encoded), "item_words")
+
+    def item(self, row: int, rng: np.random.Generator, *, both: bool = True) -> list[Tree]:
+        """The item -> SID tree (one field of the record left out at random) and the SID -> item tree."""
+        item = self.catalogue[row]
+        fields = [f for f in RECORD_FIELDS if getattr(item, f)]
+        left_out = int(rng.integers(len(fields) + 1))  # the last number leaves nothing out
+        trees = [_item_tree(*self.prompts.item_to_sid(item, fields[left_out : left_out + 1]), "item_to_sid")]
+        if both:
+            trees.append(_item_tree(*self.prompts.sid_to_item(row), "sid_to_item"))
+        return trees
+
+
+RECORD_FIELDS = ("category", "brand", "title", "price", "sales")
+"""Fields of an item's record, one of which is masked at a time."""
+
+
+def _item_tree(prompt: Sequence[int], answer: Sequence[int], kind: str) -> Tree:
+    return Tree(prompt, [Branch(answer, [1.0] * len(answer), len(prompt), kind)])
+
+
+def clicked_loss(encoded: Encoded) -> list[float]:
+    """Weight 1 on the tokens of clicked history items, 0 elsewhere."""
+    weights = [0.0] * len(encoded.ids)
+    for start, stop in encoded.clicked:
+        weights[start:stop] = [1.0] * (stop - start)
+    return weights
+
+
+def kind_loss(
+    logprob_M: Float[Tensor, " M"], packed: Packed, weights: Mapping[str, float]
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """Weighted sum over kinds of the token mean of each kind; a kind without a weight does not count.
+
+        L = sum_kind w_kind * ( - sum_{t in kind} m_t log p_t / sum_{t in kind} m_t )
+
+    Returns:
+        The loss and the mean of each kind, for the log.
+
+    Source: METHODS 1.1 (token mean), one mean per task: details: this project.
+    """
+    total = logprob_M.new_zeros(())
+    numbers = {}
+    for number, kind in enumerate(packed.kinds):
+        here = packed.kind_M == number
+        if not bool(here.any()):
+            continue
+        weight_M = packed.weight_M[here]
+        mean = -(logprob_M[here] * weight_M).sum() / weight_M.sum()
+        numbers[f"loss_{kind}"] = float(mean.detach())
+        if weights.get(kind, 0.0):
+            total = total + weights[kind] * mean
+    return total, numbers
+
+
+@lru_cache(maxsize=64)
+def _order(seed: int, name: str, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng(stream(seed, name, epoch)).permutation(count)
+
+
+def draw(seed: int, name: str, count: int, size: int, step: int) -> list[int]:
+    """``size`` numbers below ``count`` for a step: epoch after epoch in shuffled order, each number once an epoch.
+
+    >>> sorted(draw(0, "x", 4, 2, 0) + draw(0, "x", 4, 2, 1))
+    [0, 1, 2, 3]
+    """
+    if count == 0:
+        return []
+    places = range(step * size, (step + 1) * size)
+    return [int(_order(seed, name, p // count, count)[p % count]) for p in places]
+
+
+def split_users(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """Examples that alignment sees, and the fresh ones; by a hash of the user id, in hash order."""
+    ordered = sorted(examples, key=lambda e: stream(0, "users", e.context.user_id))
+    cut = round(len(ordered) * share)
+    return ordered[:cut], ordered[cut:]
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's parameters are."""
+    return next(model.parameters()).device

@@ -1,0 +1,171 @@
+"""The stages that learn from given answers: alignment, first reasoning, consolidation, and the direct control.
+
+Source: CRS §3.1.2 (alignment), §3.2 (first reasoning), §3.3 (SFT of the loop); mixtures and weights: this project.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crsearch.config import OptimConfig, Settings
+from crsearch.records.types import Example
+from crsearch.runs import Progress, RunDirectory, silent
+from crsearch.train.examples import TreeBuilder, device_of, draw, kind_loss
+from crsearch.train.trainer import Losses, Trainer, stream
+from crsearch.train.tree import Tree, pack, target_logprobs
+
+TreesOf = Callable[[int], Sequence[Tree]]
+"""The trees of a step (0-based), a function of the number alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """What every stage works with: the model being trained, and where its numbers go."""
+
+    run: RunDirectory
+    settings: Settings
+    builder: TreeBuilder
+    progress: Progress = silent
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self.settings.seed
+
+    def trainer(self, stage: str, key: str, optim: OptimConfig) -> Trainer:
+        """A trainer of this bench's model for one stage."""
+        return Trainer(
+            run=self.run,
+            stage=stage,
+            key=key,
+            model=self.builder.bundle.model,
+            optim=optim,
+            precision=self.settings.model,
+            pretrained=self.settings.model.path is not None,
+            progress=self.progress,
+        )
+
+    def item_trees(self, stage: str, count: int, step: int, *, both: bool) -> list[Tree]:
+        """``count`` items of the catalogue for a step, each item once per pass through the catalogue."""
+        rows = draw(self.seed, f"{stage}.items", len(self.builder.catalogue), count, step)
+        rng = np.random.default_rng(stream(self.seed, stage, "masks", step))
+        return [tree for row in rows for tree in self.builder.item(row, rng, both=both)]
+
+    def supervised(
+        self, stage: str, key: str, optim: OptimConfig, steps: int, trees_of: TreesOf, weights: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Train ``steps`` steps on the trees of each step."""
+        model = self.builder.bundle.model
+        model.train()
+
+        def losses(step: int) -> Losses:
+            packed = pack(trees_of(step)).to(device_of(model))
+            loss, numbers = kind_loss(target_logprobs(model, packed), packed, weights)
+            yield loss, {**numbers, "tokens_sum": float(packed.tokens)}
+
+        return self.trainer(stage, key, optim).train(steps, losses)
+
+
+def steps_for(examples: int, batch: int, epochs: int, max_steps: int | None) -> int:
+    """Optimiser steps that ``epochs`` passes over ``examples`` take.
+
+    >>> steps_for(100, 16, 2, None), steps_for(100, 16, 2, 5)
+    (14, 5)
+    """
+    steps = epochs * math.ceil(examples / batch)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+def align(bench: Workbench, stage: str, key: str, examples: Sequence[Example]) -> dict[str, float]:
+    """Teach what identifiers mean and who chooses what: base -> align (CRS §3.1.2).
+
+    Each epoch shows every user once and every item of the catalogue once in both directions, so that items
+    nobody chose can be generated too.
+
+    Args:
+        examples: training examples that alignment may see.
+    """
+    config = bench.settings.align
+    steps = steps_for(len(examples), config.batch, config.epochs, config.max_steps)
+    items = math.ceil(len(bench.builder.catalogue) / math.ceil(len(examples) / config.batch))
+
+    def trees(step: int) -> list[Tree]:
+        users = draw(bench.seed, stage, len(examples), config.batch, step)
+        return [
+            *(
+                bench.builder.user(examples[u], name=config.name_item > 0, history=config.history_targets)
+                for u in users
+            ),
+            *bench.item_trees(stage, items, step, both=True),
+        ]
+
+    weights = {
+        "item_words": config.item_words, "direct": 1.0, "name": config.name_item,
+        "item_to_sid": 1.0, "sid_to_item": 1.0,
+    }  # fmt: skip
+    return bench.supervised(stage, key, config.optim, steps, trees, weights)
+
+
+Thoughts = Sequence[tuple[Example, Sequence[int]]]
+"""Examples with the token ids of a thought."""
+
+
+def first_reasoning(bench: Workbench, stage: str, key: str, traces: Thoughts) -> dict[str, float]:
+    """Teach form and habit of thinking from few traces: align -> sft0 (CRS §3.2).
+
+    Direct answers and items stay in the mixture, or the no-thought mode is forgotten (FEASIBILITY, lesson 9).
+    """
+    config = bench.settings.distill
+    steps = steps_for(len(traces) * config.repeats, config.batch, config.epochs, config.max_steps)
+    return _reason(bench, stage, key, config.optim, traces, config.batch, steps)
+
+
+def consolidate(bench: Workbench, stage: str, key: str, correct: Thoughts) -> dict[str, float]:
+    """SFT on what the model got right: rl_i -> sft_i+1 (CRS §3.3, Eq. 2). Without a correct trace nothing changes."""
+    config = bench.settings.sft
+    steps = steps_for(len(correct), config.batch, config.epochs, config.max_steps)
+    return _reason(bench, stage, key, config.optim, correct, config.batch, steps) if correct else {}
+
+
+def _reason(
+    bench: Workbench, stage: str, key: str, optim: OptimConfig, traces: Thoughts, batch: int, steps: int
+) -> dict[str, float]:
+    def trees(step: int) -> list[Tree]:
+        users = [traces[u] for u in draw(bench.seed, stage, len(traces), batch, step)]
+        return [
+            *(bench.builder.user(example, thought=thought) for example, thought in users),
+            *bench.item_trees(stage, batch, step, both=False),
+        ]
+
+    weights = {"item_words": 0.5, "direct": 0.5, "think": 1.0, "item_to_sid": 0.5}
+    return bench.supervised(stage, key, optim, steps, trees, weights)
+
+
+def continue_directly(
+    bench: Workbench, stage: str, key: str, examples: Sequence[Example], tokens: float
+) -> dict[str, float]:
+    """The control ``crs-direct``: alignment goes on without thoughts for as many tokens as CRS was trained on.
+
+    Args:
+        examples: all training examples, those of the loop too.
+        tokens: trained tokens that CRS saw after alignment.
+    """
+    config = bench.settings.align
+    per_user = sum(len(bench.builder.trunk(e.context).ids) for e in examples) / len(examples)
+    probe = sum(len(t) for t in bench.item_trees(stage, config.batch, 0, both=False))
+    direct = len(bench.builder.direct(0, 1).ids)
+    steps = max(1, round(tokens / (config.batch * (per_user + direct) + probe)))
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps)
+
+    def trees(step: int) -> list[Tree]:
+        users = draw(bench.seed, stage, len(examples), config.batch, step)
+        return [
+            *(bench.builder.user(examples[u], history=config.history_targets) for u in users),
+            *bench.item_trees(stage, config.batch, step, both=False),
+        ]
+
+    weights = {"item_words": config.item_words, "direct": 1.0, "item_to_sid": 0.5}
+    return bench.supervised(stage, key, bench.settings.distill.optim, steps, trees, weights)
