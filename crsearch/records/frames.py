@@ -16,7 +16,7 @@ from crsearch.records.schema import FORMAT_VERSION, ITEMS, SEARCHES, SPLIT, TABL
 from crsearch.records.types import Item, Search, User
 
 if TYPE_CHECKING:
-    from crsearch.records.store import Dataset
+    from crsearch.records.store import Dataset, UnknownItems
 
 UTC_TIME = pl.Datetime("us", "UTC")
 PAIRS = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))
@@ -95,7 +95,7 @@ def load_dataset(folder: Path) -> dict[str, Any]:
         "users": {u.user_id: u for u in map(to_user, frames["users"].iter_rows(named=True))},
         "searches": tuple(map(to_search, _in_seq_order(frames["searches"], folder).iter_rows(named=True))),
         "targets": {s: (target, part) for s, target, part in frames["split"].select(SPLIT.names).iter_rows()},
-        "unknown_items": metadata["searches"].get(_UNKNOWN, "error"),
+        "unknown_items": unknown_items_of(folder / "searches.parquet"),
     }
 
 
@@ -111,8 +111,8 @@ def read_table(folder: Path, table: Table) -> pl.DataFrame:
         raise DataError(
             f"{path}: no such file. A data set is a folder with {', '.join(f'{n}.parquet' for n in TABLES)}"
         )
-    version = read_metadata(path).get(_FORMAT, str(FORMAT_VERSION))
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
+    version = format_of(path)
+    if version > FORMAT_VERSION:
         raise DataError(
             f"{path}: written in format {version}, this crsearch reads up to {FORMAT_VERSION}: "
             "upgrade crsearch, or import the source again"
@@ -134,6 +134,27 @@ def read_metadata(path: Path) -> dict[str, str]:
         return pl.read_parquet_metadata(path)
     except (pl.exceptions.PolarsError, OSError) as e:
         raise DataError(f"{path}: not a readable Parquet file ({e}): import the source again") from e
+
+
+def format_of(path: Path) -> int:
+    """Format version of a table; files of other tools count as the present one.
+
+    Raises:
+        DataError: not a Parquet file, or its version is no number.
+    """
+    version = read_metadata(path).get(_FORMAT, str(FORMAT_VERSION))
+    if not version.isdecimal():
+        raise DataError(f"{path}: {_FORMAT} = {version!r} is no version: import the source again")
+    return int(version)
+
+
+def unknown_items_of(path: Path) -> "UnknownItems":
+    """What items outside the catalogue are in a searches table; ``error`` in files of other tools.
+
+    Raises:
+        DataError: not a Parquet file.
+    """
+    return "text" if read_metadata(path).get(_UNKNOWN) == "text" else "error"
 
 
 def to_item(row: Mapping[str, Any]) -> Item:

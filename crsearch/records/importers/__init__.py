@@ -1,0 +1,20 @@
+"""Other people's logs -> records, one module per source; the names on the command line."""
+
+from collections.abc import Callable
+
+from crsearch.records.importers.common import ImportReport
+from crsearch.records.importers.hem import import_hem
+from crsearch.records.importers.kuaisearch import import_kuaisearch
+from crsearch.records.importers.tables import import_tables
+from crsearch.records.store import Dataset
+
+Importer = Callable[..., tuple[Dataset, ImportReport]]
+"""``(source: Path, split: SplitConfig, *, unknown_items="error", **options)``; options are those of the module."""
+
+IMPORTERS: dict[str, Importer] = {
+    "hem": import_hem,
+    "kuaisearch": import_kuaisearch,
+    "tables": import_tables,
+}
+
+__all__ = ["IMPORTERS", "ImportReport", "Importer"]

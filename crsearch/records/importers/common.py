@@ -1,0 +1,147 @@
+"""What all importers share: the report, items outside the catalogue, clean texts, the last steps."""
+
+import html
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from crsearch.config import SplitConfig
+from crsearch.errors import DataError
+from crsearch.records.leaks import assert_no_leaks
+from crsearch.records.sales import with_training_sales
+from crsearch.records.split import choose_targets
+from crsearch.records.store import Catalogue, Dataset, refuse_unknown_items
+from crsearch.records.types import Item, Search, User
+
+UnknownItemsPolicy = Literal["error", "drop", "text"]
+"""An item of a search that is not in the catalogue: refuse, leave out, or keep as text without a semantic ID."""
+
+MAX_TITLE = 2_000
+"""Characters of a title; the rest is cut."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import read, changed and dropped, counted under the reason."""
+
+    source: str
+    read: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str] = field(default_factory=Counter)
+    """What the source has and the records have no place for."""
+
+    def summary(self) -> str:
+        """One line per count.
+
+        >>> report = ImportReport("hem")
+        >>> report.read["items"] += 1200
+        >>> print(report.summary())
+        hem
+          read: 1,200 items
+        """
+        lines = [self.source]
+        for name in ("read", "changed", "dropped", "unused"):
+            lines += [f"  {name}: {count:,} {reason}" for reason, count in getattr(self, name).items() if count]
+        return "\n".join(lines)
+
+
+def clean(text: str, report: ImportReport, what: str) -> str:
+    """A text without HTML entities, outer blanks and excess length; changes are counted.
+
+    >>> clean("Salt &amp; Pepper ", ImportReport("x"), "titles")
+    'Salt & Pepper'
+    """
+    plain = text
+    while (unescaped := html.unescape(plain)) != plain:  # some sources escape twice; each round shortens the text
+        plain = unescaped
+    if plain != text:
+        report.changed[f"{what}: HTML entities unescaped"] += 1
+    plain = plain.strip()
+    if len(plain) > MAX_TITLE:
+        report.changed[f"{what}: cut to {MAX_TITLE:,} characters"] += 1
+        plain = plain[:MAX_TITLE]
+    return plain
+
+
+def without_repeats(ids: Iterable[str], report: ImportReport, what: str) -> tuple[str, ...]:
+    """Each id at its first place only; what is left out is counted."""
+    given = tuple(ids)
+    once = tuple(dict.fromkeys(given))
+    if len(once) < len(given):
+        report.changed[f"{what}: repeated items left out"] += len(given) - len(once)
+    return once
+
+
+def resolve_unknown_items(
+    searches: Iterable[Search], catalogue: Catalogue, policy: UnknownItemsPolicy, report: ImportReport
+) -> list[Search]:
+    """Searches after the rule for items outside the catalogue.
+
+    With ``drop`` an unknown item is left out of its lists; a search all of whose chosen items are unknown goes
+    as a whole, since without them it would read as a search without a click.
+
+    Raises:
+        DataError: the policy is ``error`` and there is such an item; with the counts.
+    """
+    searches = list(searches)
+    if policy == "error":
+        refuse_unknown_items(searches, catalogue)
+        return searches
+    known = set(catalogue.ids)
+    kept: list[Search] = []
+    for search in searches:
+        unknown = {*search.shown, *search.chosen} - known
+        if not unknown:
+            kept.append(search)
+        elif policy == "text":
+            report.changed["mentions of items outside the catalogue kept as text"] += len(unknown)
+            kept.append(search)
+        elif search.chosen and known.isdisjoint(search.chosen):
+            report.dropped["searches whose chosen items are all outside the catalogue"] += 1
+        else:
+            report.dropped["mentions of items outside the catalogue"] += len(unknown)
+            kept.append(_only(search, known.__contains__))
+    return kept
+
+
+def _only(search: Search, is_kept: Callable[[str], bool]) -> Search:
+    return replace(
+        search,
+        shown=tuple(filter(is_kept, search.shown)),
+        clicked=tuple(filter(is_kept, search.clicked)),
+        bought=tuple(filter(is_kept, search.bought)),
+    )
+
+
+def assemble(
+    items: Sequence[Item],
+    users: Mapping[str, User],
+    searches: Iterable[Search],
+    split: SplitConfig,
+    unknown_items: UnknownItemsPolicy,
+    report: ImportReport,
+    *,
+    count_sales: bool,
+) -> Dataset:
+    """The data set: unknown items resolved, examples chosen, sales counted, leaks refused.
+
+    Args:
+        searches: equal times in the order of the source.
+        count_sales: set the items' sales to their counts among training users.
+
+    Raises:
+        DataError: no items, unknown items under ``error``, a leak, a broken reference.
+    """
+    if not items:
+        raise DataError(f"{report.source}: the catalogue is empty: at least one item is needed")
+    catalogue = Catalogue(items)
+    kept = resolve_unknown_items(searches, catalogue, unknown_items, report)
+    ordered = Dataset(catalogue, users, tuple(kept), {}, unknown_items="text" if unknown_items == "text" else "error")
+    data = replace(ordered, targets=choose_targets(ordered.searches, split, catalogue))
+    report.changed["users without a choice in the catalogue (no example)"] += len(users) - len(data.targets)
+    if count_sales:
+        data = with_training_sales(data)
+    assert_no_leaks(data, report.source)
+    return data

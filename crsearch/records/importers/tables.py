@@ -1,0 +1,477 @@
+"""Anybody's CSV, TSV, JSON lines or Parquet, read by a mapping file in TOML.
+
+```toml
+[items]
+file = "products.csv"                          # relative to the source folder
+item_id = "sku"                                # our field = your column
+title = "name"
+category = { column = "path", split = " > " }
+price = "price"
+attributes = ["colour", "size"]                # columns that become text -> text
+
+[users]                                        # may be left out: users of the log, nothing known about them
+file = "customers.jsonl"
+user_id = "id"
+profile = { age = "age_band", city = "town" }  # our key = your column; or a list of columns
+
+[searches]
+file = "log.parquet"
+user_id = "customer"
+time = { column = "ts", format = "unix_ms" }   # iso (default), unix, unix_ms, order, or a strptime pattern
+query = "q"
+shown = { column = "skus", split = "," }       # or one row per shown item:
+# search_id = "request"                        #   rows with this id are one search
+# item = "sku"                                 #   the shown item of the row
+# position = "rank"                            #   its place, if rows are not in order
+# clicked = "is_click"                         #   1, true or yes
+# bought = "is_order"
+```
+
+Times without a zone need one: ``{ column = "ts", zone = "Europe/Berlin" }``. Without ``time`` the order of the rows
+counts; without ``search_id`` each row is a search of its own; without ``sales`` they are counted from training users.
+Source: details of this project.
+"""
+
+import difflib
+import tomllib
+import zoneinfo
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from crsearch.config import SplitConfig
+from crsearch.errors import ConfigError, DataError
+from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, assemble, clean, without_repeats
+from crsearch.records.problems import Problem, refuse
+from crsearch.records.rows import Row, decode_cell, read_rows
+from crsearch.records.schema import ITEMS, SEARCHES, USERS, Table
+from crsearch.records.store import Dataset
+from crsearch.records.types import Item, Search, User
+from crsearch.records.values import BadValue, check_time, parse, short
+
+Duplicates = Literal["error", "first", "last"]
+"""Which row of a repeated item, user or search counts."""
+
+OnError = Literal["stop", "skip"]
+
+_YES, _NO = {"1", "true", "yes", "y", "t"}, {"", "0", "false", "no", "n", "f", "none"}
+_LONG = ("item", "position")
+"""Keys of a log with one row per shown item."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """Where a field comes from."""
+
+    name: str
+    split: str | None = None
+    """Separator of the parts of a list in one text."""
+    format: str = "iso"
+    """How a time is written."""
+    zone: str | None = None
+    """Zone of times that state none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableMapping:
+    """One section of a mapping file."""
+
+    file: Path
+    columns: Mapping[str, Column]
+    """Field of the schema -> column."""
+    maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Field of kind map -> its keys -> columns."""
+
+
+def load_mapping(path: Path, source: Path) -> dict[str, TableMapping]:
+    """The sections of a mapping file, checked; files are looked for in ``source``.
+
+    Raises:
+        ConfigError: not TOML, an unknown section, field or option, a required field without a column.
+    """
+    try:
+        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(
+            f"{path}: the mapping file cannot be read ({e.strerror}); see `crsearch import --help`"
+        ) from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: not valid TOML: {e}") from e
+    tables = {t.name: t for t in (ITEMS, USERS, SEARCHES)}
+    for name in sections:
+        _refuse_unknown(name, tables, f"{path}: section")
+    for name in ("items", "searches"):
+        if name not in sections:
+            raise ConfigError(f"{path}: section [{name}] is missing; see crsearch.records.importers.tables")
+    return {name: _section(path, source, tables[name], values) for name, values in sections.items()}
+
+
+def _section(path: Path, source: Path, table: Table, values: Any) -> TableMapping:
+    where = f"{path}: [{table.name}]"
+    if not isinstance(values, dict) or not isinstance(values.get("file"), str):
+        raise ConfigError(f'{where} needs file = "..."')
+    if Path(values["file"]).is_absolute() or ".." in Path(values["file"]).parts:
+        raise ConfigError(f"{where} file = {values['file']!r}: name a file inside the source folder")
+    columns: dict[str, Column] = {}
+    maps: dict[str, dict[str, str]] = {}
+    known = ["file", *table.names, *(_LONG if table is SEARCHES else ())]
+    for name, value in values.items():
+        _refuse_unknown(name, known, where)
+        if name == "file":
+            continue
+        if name in table.names and table.field(name).kind == "map":
+            maps[name] = _map_columns(value, f"{where} {name}")
+        else:
+            columns[name] = _column(value, f"{where} {name}")
+    optional = {"search_id", "time"}
+    for name in table.required:
+        if name not in columns and name not in optional:
+            raise ConfigError(f'{where} needs {name} = "<column>": {table.field(name).meaning}')
+    if "item" in columns and "search_id" not in columns:
+        raise ConfigError(f'{where} has one row per shown item (item = ...) and so needs search_id = "<column>"')
+    if "item" in columns and "shown" in columns:
+        raise ConfigError(f"{where} has both shown and item: give the list or one row per item, not both")
+    return TableMapping(file=source / values["file"], columns=columns, maps=maps)
+
+
+def _refuse_unknown(name: str, known: Any, where: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        raise ConfigError(f"{where}: unknown key {name!r}; {hint}")
+
+
+def _column(value: Any, where: str) -> Column:
+    if isinstance(value, str):
+        return Column(name=value)
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()) or "column" not in value:
+        raise ConfigError(f'{where} = {value!r}: write "column" or {{ column = "...", split = "," }}')
+    for option in value:
+        _refuse_unknown(option, ("column", "split", "format", "zone"), where)
+    column = Column(name=value["column"], **{k: v for k, v in value.items() if k != "column"})
+    if column.zone is not None:
+        try:
+            zoneinfo.ZoneInfo(column.zone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError) as e:
+            raise ConfigError(f"{where}: zone = {column.zone!r} is no time zone; e.g. UTC, Europe/Berlin") from e
+    return column
+
+
+def _map_columns(value: Any, where: str) -> dict[str, str]:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return {name: name for name in value}
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):
+        return dict(value)
+    raise ConfigError(f'{where} = {value!r}: write a list of columns, or {{ key = "column" }}')
+
+
+@dataclass
+class _Reader:
+    """Rows of one table by its mapping; counts what is skipped."""
+
+    mapping: TableMapping
+    table: Table
+    report: ImportReport
+    on_error: OnError
+    max_errors: int
+    now: datetime
+    problems: list[Problem] = field(default_factory=list)
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(line, field -> value); a broken row ends the import, or is counted and left out."""
+        for number, row in enumerate(read_rows(self.mapping.file)):
+            if isinstance(row, Problem):
+                self.fail(row)
+                continue
+            if number == 0:
+                self._check_columns(row)
+            try:
+                yield row.line, self._values(row)
+            except _Broken as e:
+                self.fail(e.problem)
+            self.report.read[f"{self.table.name} rows"] += 1
+
+    def fail(self, problem: Problem) -> None:
+        """Stop at a problem, or count it."""
+        example = {column.name: self._example(name) for name, column in self.mapping.columns.items()}
+        if self.on_error == "stop":
+            raise DataError(f"{problem}\na right row: {example}")
+        self.problems.append(problem)
+        self.report.dropped[f"{self.table.name} rows: {problem.rule}"] += 1
+        if len(self.problems) > self.max_errors:
+            refuse(self.problems)
+
+    def _example(self, name: str) -> object:
+        return self.table.field(name).example if name in self.table.names else {"item": "i102", "position": 1}[name]
+
+    def _check_columns(self, row: Row) -> None:
+        wanted = [c.name for c in self.mapping.columns.values()]
+        wanted += [name for columns in self.mapping.maps.values() for name in columns.values()]
+        is_table = row.is_cells or self.mapping.file.suffix == ".parquet"
+        missing = [name for name in wanted if name not in row.values] if is_table else []
+        if missing:
+            near = difflib.get_close_matches(missing[0], list(row.values), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise DataError(
+                f"{self.mapping.file}:1: there is no column {missing[0]!r} (there are: {', '.join(row.values)}){hint}"
+            )
+
+    def _values(self, row: Row) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, column in self.mapping.columns.items():
+            try:
+                out[name] = self._value(name, column, row)
+            except BadValue as e:
+                raise self._broken(row.line, column.name, e) from e
+        for name, columns in self.mapping.maps.items():
+            given = {key: row.values.get(column) for key, column in columns.items()}
+            out[name] = {key: _text(value) for key, value in given.items() if _text(value).strip()}
+        return out
+
+    def _broken(self, line: int, column: str, error: BadValue) -> "_Broken":
+        return _Broken(
+            Problem(
+                file=str(self.mapping.file),
+                line=line,
+                column=column,
+                rule=error.rule,
+                message=str(error),
+                fix=error.fix,
+            )
+        )
+
+    def _value(self, name: str, column: Column, row: Row) -> Any:
+        raw = row.values.get(column.name)
+        if name in _LONG or ("item" in self.mapping.columns and name in ("clicked", "bought")):
+            return _long_value(name, raw)
+        described = self.table.field(name)
+        if described.kind == "time":
+            return parse_time(raw, column, self.now)
+        if described.kind == "texts":
+            raw = _list(raw, column, row.is_cells)
+        elif described.kind == "text":
+            raw = _text(raw).strip() if described.name.endswith("_id") else _text(raw)
+        elif row.is_cells and raw is not None:
+            raw = decode_cell(described.kind, raw)
+        return parse(described, raw, self.now)
+
+
+class _Broken(Exception):
+    """A row that breaks a rule; never leaves this module."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def _text(value: Any) -> str:
+    """A plain value as text: ids and the like are often numbers. None is empty."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool | int | float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    raise BadValue("wrong-type", f"{short(value)} is no text", "map a column with plain values")
+
+
+def _list(value: Any, column: Column, is_cell: bool) -> Any:
+    if isinstance(value, str) and column.split is not None:
+        return [part.strip() for part in value.split(column.split) if part.strip()]
+    if isinstance(value, str):
+        value = decode_cell("texts", value) if is_cell else [value]
+    return [_text(part) for part in value] if isinstance(value, list) else value
+
+
+def _long_value(name: str, raw: Any) -> Any:
+    text = _text(raw).strip().lower()
+    if name == "item":
+        if not text:
+            raise BadValue("empty-item", "the shown item is empty", "give it a value, or leave the row out")
+        return _text(raw).strip()
+    if name == "position":
+        try:
+            return float(text)
+        except ValueError:
+            raise BadValue("wrong-type", f"position = {short(raw)}: a number is needed", "write e.g. 1") from None
+    if text in _YES or text in _NO:
+        return text in _YES
+    try:
+        return float(text) > 0  # counts of clicks are common
+    except ValueError:
+        raise BadValue("wrong-type", f"{name} = {short(raw)}: yes or no is needed", "write 1 or 0") from None
+
+
+def parse_time(raw: Any, column: Column, now: datetime) -> datetime | int:
+    """A time of a log: UTC, or the order number if the format says so.
+
+    Raises:
+        BadValue: it does not fit the format, has no zone, or cannot be.
+    """
+    kind, text = column.format, _text(raw).strip() if not isinstance(raw, datetime) else ""
+    try:
+        if isinstance(raw, datetime):
+            time = raw
+        elif kind == "order":
+            return int(text)
+        elif kind in ("unix", "unix_ms"):
+            time = datetime.fromtimestamp(float(text) / (1_000 if kind == "unix_ms" else 1), UTC)
+        else:
+            time = datetime.fromisoformat(text) if kind == "iso" else datetime.strptime(text, kind)
+    except (ValueError, OverflowError, OSError):
+        example = datetime(2025, 6, 1, 20, 11, tzinfo=UTC)
+        right = {"iso": example.isoformat(), "order": "17", "unix": "1748808660", "unix_ms": "1748808660000"}
+        raise BadValue(
+            "bad-time",
+            f"time = {short(raw)} does not fit the format {kind!r}",
+            f"write e.g. {right.get(kind) or example.strftime(kind)}, or set format in the mapping",
+        ) from None
+    if time.tzinfo is None and column.zone is not None:
+        time = time.replace(tzinfo=zoneinfo.ZoneInfo(column.zone))
+    return check_time(time, now)
+
+
+def import_tables(
+    source: Path,
+    split: SplitConfig,
+    *,
+    unknown_items: UnknownItemsPolicy = "error",
+    mapping: Path | None = None,
+    duplicates: Duplicates = "error",
+    on_error: OnError = "stop",
+    max_errors: int = 100,
+    now: datetime | None = None,
+) -> tuple[Dataset, ImportReport]:
+    """Records from tables of any naming, by a mapping file (see the module).
+
+    Args:
+        source: folder of the tables.
+        split: shares of the parts.
+        unknown_items: what happens to items of searches that the items table lacks.
+        mapping: the mapping file; default ``mapping.toml`` in the folder.
+        duplicates: which row of a repeated item or user counts; searches that repeat are an error unless the
+            log has one row per shown item.
+        on_error: stop at the first broken row, or skip and count them.
+        max_errors: with ``skip``, more than so many broken rows of a table stop the import.
+        now: times more than a day later are refused; default: the clock.
+
+    Raises:
+        ConfigError: the mapping file.
+        DataError: file, line, column, rule and a right row.
+    """
+    path = mapping if mapping is not None else source / "mapping.toml"
+    sections = load_mapping(path, source)
+    report = ImportReport(f"tables: {source}")
+    clock = now or datetime.now(UTC)
+
+    def reader(table: Table) -> _Reader:
+        return _Reader(sections[table.name], table, report, on_error, max_errors, clock)
+
+    items = [_item(values, report) for values in _unique(reader(ITEMS), duplicates)]
+    users: dict[str, User] = {}
+    if "users" in sections:
+        users = {row["user_id"]: User(**row) for row in _unique(reader(USERS), duplicates)}
+    log = reader(SEARCHES)
+    make = _long_searches if "item" in log.mapping.columns else _wide_searches
+    searches = make(log, report)
+    for search in searches:
+        if search.user_id not in users:
+            users[search.user_id] = User(user_id=search.user_id)
+            report.changed["users of the log without a row in users (empty profile)"] += 1
+    count_sales = "sales" not in sections["items"].columns
+    return assemble(items, users, searches, split, unknown_items, report, count_sales=count_sales), report
+
+
+def _unique(reader: _Reader, duplicates: Duplicates) -> list[dict[str, Any]]:
+    """The rows of a table, each key once, in the order of first mention."""
+    key = reader.table.key
+    rows: dict[str, dict[str, Any]] = {}
+    lines: dict[str, int] = {}
+    for line, values in reader.rows():
+        name = values[key]
+        if name not in rows:
+            rows[name], lines[name] = values, line
+            continue
+        if duplicates == "error":
+            reader.fail(
+                Problem(
+                    file=str(reader.mapping.file),
+                    line=line,
+                    column=reader.mapping.columns[key].name,
+                    rule="duplicate",
+                    message=f"{key} {short(name)} stands in line {lines[name]} already",
+                    fix="keep one of the rows, or choose which one counts with --duplicates first or last",
+                )
+            )
+            continue
+        reader.report.dropped[f"{reader.table.name} rows: repeated {key}, {duplicates} kept"] += 1
+        if duplicates == "last":
+            rows[name] = values
+    return list(rows.values())
+
+
+def _item(values: Mapping[str, Any], report: ImportReport) -> Item:
+    plain = dict(values) | {"title": clean(values["title"], report, "titles")}
+    if plain.get("brand"):
+        plain["brand"] = clean(plain["brand"], report, "brands")
+    return Item(**plain)
+
+
+def _wide_searches(reader: _Reader, report: ImportReport) -> list[Search]:
+    searches: list[Search] = []
+    ordered = reader.mapping.columns.get("seq") is not None
+    rows = list(reader.rows())
+    if ordered:
+        rows.sort(key=lambda row: row[1]["seq"] or 0)
+    for line, values in rows:
+        lists = {n: without_repeats(values.get(n) or (), report, n) for n in ("shown", "clicked", "bought")}
+        searches.append(_search(values, lists, line))
+    return searches
+
+
+def _long_searches(reader: _Reader, report: ImportReport) -> list[Search]:
+    """Rows with the same search id are one search; its items by position, else in the order of the rows."""
+    groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for line, values in reader.rows():
+        groups.setdefault(values["search_id"], []).append((line, values))
+    searches: list[Search] = []
+    for rows in groups.values():
+        first_line, first = rows[0]
+        other = next((line for line, v in rows if any(v.get(n) != first.get(n) for n in ("user_id", "query"))), None)
+        if other is not None:
+            raise DataError(
+                f"{reader.mapping.file}:{other}: search {first['search_id']!r} has another user or query than in line "
+                f"{first_line}: rows with one search_id are one search"
+            )
+        shown = sorted(rows, key=lambda row: row[1].get("position", 0.0))
+        lists = {
+            name: without_repeats(_items_where(shown, is_in), report, name)
+            for name, is_in in (("shown", _always), ("clicked", _flag("clicked")), ("bought", _flag("bought")))
+        }
+        searches.append(_search(first, lists, first_line))
+    return searches
+
+
+def _items_where(
+    rows: Sequence[tuple[int, Mapping[str, Any]]], is_in: Callable[[Mapping[str, Any]], bool]
+) -> list[str]:
+    return [values["item"] for _, values in rows if is_in(values)]
+
+
+def _always(values: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _flag(name: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda values: bool(values.get(name))
+
+
+def _search(values: Mapping[str, Any], lists: Mapping[str, tuple[str, ...]], line: int) -> Search:
+    return Search(
+        search_id=values.get("search_id") or f"s{line}",
+        user_id=values["user_id"],
+        time=values.get("time", line),
+        query=values["query"],
+        place=values.get("place"),
+        **lists,
+    )
