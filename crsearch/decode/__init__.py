@@ -1,0 +1,12 @@
+"""Fast, exact generation of items: a trie of valid SIDs, beams that share their prompt, thoughts before the answer.
+
+Works with any Hugging Face causal model (and T5-type models); knows nothing of shops.
+
+    trie = Trie.from_tokens(tokens_NL)                       # one row of vocabulary ids per item
+    rows_BK, scores_BK = beam_search(model, prompts, trie)   # prompts: lists of token ids
+"""
+
+from crsearch.decode.beam import beam_search
+from crsearch.decode.trie import Trie, TrieMask
+
+__all__ = ["Trie", "TrieMask", "beam_search"]

@@ -1,0 +1,177 @@
+"""Attention over a prompt that many rows share, through transformers' attention interface.
+
+A row (a beam, a trajectory) attends to the prompt of its context, to its branch, and within the branch only to its own
+path. The keys of a prompt exist once and meet the queries of all its rows in one product; the scores of both segments
+go through one softmax, so the result is that of ordinary attention over the row's whole text.
+
+Source: cascade/tree attention (PEERS 4); layout: this project.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crsearch.errors import ModelError
+
+NAME = "crsearch_tree"
+"""Name of the attention function in transformers' table."""
+
+_ACTIVE: ContextVar["TreeCache | None"] = ContextVar("crsearch_tree_cache", default=None)
+_SWITCH = threading.RLock()
+
+
+class PromptRead(Exception):
+    """The last layer has its keys and values of the prompt; what would follow is of no use, so the pass ends here."""
+
+
+@dataclass
+class Segment:
+    """Keys and values of one layer; the prompt as ``B H T D``, the branches as ``B G H T D``."""
+
+    key: Tensor
+    value: Tensor
+
+
+class TreeCache:
+    """Keys and values of a batch of prompts and of the branches that grow from them.
+
+    Stands in for ``transformers.Cache``: models call `update`. Prompts are padded on the right. Branch tokens lie in
+    slots that all branches fill in step; ``paths`` says which slots a row descends from.
+    """
+
+    is_compileable = False
+
+    def __init__(self, lengths_B: Tensor, layers: int, group: int, slots: int) -> None:
+        self.lengths_B, self.layers, self.group, self.slots = lengths_B, layers, group, slots
+        self.prompt: list[Segment] = []
+        self.branch: list[Segment] = []
+        self.used = 0
+        longest = int(lengths_B.max())
+        padded = torch.arange(longest, device=lengths_B.device) >= lengths_B[:, None]
+        self.prompt_bias = _bias(padded)[:, None, None] if bool((lengths_B < longest).any()) else None
+        self.path_bias = torch.empty(0)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """True until the prompts are read."""
+        return len(self.prompt) < self.layers
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Longest text held."""
+        return int(self.lengths_B.max()) + self.used
+
+    def open_slots(self, count: int, paths_BGMS: Bool[Tensor, "B G M S"]) -> None:
+        """Make room for the next token of ``count`` rows per branch; ``paths`` covers the new slots too."""
+        self.used += count
+        self.path_bias = _bias(~paths_BGMS[..., : self.used])[:, :, None, None]
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Store the keys and values of the tokens at hand; called by every attention layer."""
+        if self.reads_prompt:
+            self.prompt.append(Segment(key, value))
+            if not self.reads_prompt:
+                raise PromptRead
+            return key, value
+        if len(self.branch) <= layer_idx:
+            B, H, D = key.shape[0], key.shape[1], key.shape[3]
+            size = (B, self.group, H, self.slots)
+            self.branch.append(Segment(key.new_empty(*size, D), value.new_empty(*size, value.shape[-1])))
+        for stored, new in ((self.branch[layer_idx].key, key), (self.branch[layer_idx].value, value)):
+            rows = new.unflatten(2, (self.group, -1)).transpose(1, 2)
+            stored[..., self.used - rows.shape[3] : self.used, :] = rows
+        return key, value
+
+    def attend(self, layer_idx: int, query_BHRD: Tensor, scaling: float) -> Tensor:
+        """Attention of all rows to prompt and own path; R = group x rows per branch."""
+        branch, used = self.branch[layer_idx], self.used
+        B, Hq, R = query_BHRD.shape[:3]
+        H = branch.key.shape[2]
+        split = (B, H, Hq // H, self.group, R // self.group)
+        # 1) the branch: rows of one branch against its slots
+        query = (query_BHRD * scaling).reshape(*split, -1)
+        score = query.permute(0, 3, 1, 2, 4, 5).flatten(3, 4) @ branch.key[..., :used, :].transpose(-1, -2)
+        score = score.unflatten(3, (split[2], split[4])).float() + self.path_bias
+        score = score.permute(0, 2, 3, 1, 4, 5).flatten(2, 4)
+        # 2) the prompt: all rows of a context against the one copy of its keys
+        prompt = self.prompt[layer_idx] if self.prompt else None
+        if prompt is not None:
+            shared = (query.flatten(2, 4) @ prompt.key.transpose(-1, -2)).float()
+            if self.prompt_bias is not None:
+                shared = shared + self.prompt_bias
+            score = torch.cat([shared, score], dim=-1)
+        # 3) one softmax over both, then the values of each
+        weight = score.softmax(-1).to(query_BHRD.dtype)
+        own = weight[..., -used:].unflatten(2, split[2:]).permute(0, 3, 1, 2, 4, 5).flatten(3, 4)
+        out = own @ branch.value[..., :used, :]
+        out = out.unflatten(3, (split[2], split[4])).permute(0, 2, 3, 1, 4, 5).flatten(2, 4)
+        if prompt is not None:
+            out = out + weight[..., :-used] @ prompt.value
+        return out.reshape(B, Hq, R, -1)
+
+
+def _bias(hidden: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """0 where visible, -inf where hidden."""
+    return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
+
+
+def _tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers' layers call; finds its cache in the running context."""
+    cache = _ACTIVE.get()
+    assert cache is not None, "the attention of crsearch.decode is only installed by tree_attention"
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ModelError(
+                f"{type(module).__name__} uses {name}, which the shared prefix cannot do: pass cache=False"
+            )
+    if sliding_window is not None and cache.get_seq_length() >= sliding_window:
+        raise ModelError(
+            f"{type(module).__name__} has a window of {sliding_window} tokens and the text has "
+            f"{cache.get_seq_length()}: pass cache=False"
+        )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if cache.reads_prompt:
+        groups = query.shape[1] // key.shape[1]
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=groups > 1)
+    else:
+        out = cache.attend(int(module.layer_idx), query, scaling)  # type: ignore[arg-type]
+    return out.transpose(1, 2).contiguous(), None
+
+
+@contextmanager
+def tree_attention(model: nn.Module, cache: TreeCache) -> Iterator[None]:
+    """Run a transformers model on a `TreeCache`; its own attention comes back at the end, also after an error.
+
+    One thread at a time has the switch.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    with _SWITCH:
+        configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+        before = [(c, c._attn_implementation) for c in configs.values()]
+        ALL_ATTENTION_FUNCTIONS.register(NAME, _tree_attention)
+        token = _ACTIVE.set(cache)
+        try:
+            for config, _ in before:
+                config._attn_implementation = NAME
+            yield
+        finally:
+            _ACTIVE.reset(token)
+            for config, implementation in before:
+                config._attn_implementation = implementation

@@ -1,0 +1,211 @@
+"""Three ways to read a prompt once and score what may follow; the beam knows only `Stepper`.
+
+`PrefixTree`    causal models: prompt read once, keys shared by all rows (the fast way).
+`Recompute`     causal models of any kind: every step reads prompt and beams anew (the slow, obvious way).
+`EncoderRows`   encoder-decoders (T5 type): encoder once, decoder rows read anew (at most L + 1 tokens).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from crsearch.decode.attention import PromptRead, TreeCache, tree_attention
+from crsearch.errors import DataError, ModelError
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """A model on a batch of branches, each with a growing set of rows (beams)."""
+
+    def start(self) -> Float[Tensor, "n 1 V"]:
+        """Logits after the prompt of each branch."""
+        ...
+
+    def step(self, parents: Int64[Tensor, "n M"], tokens: Int64[Tensor, "n M"]) -> Float[Tensor, "n M V"]:
+        """Rows become ``row[parents] + tokens``; logits after them."""
+        ...
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inference mode and no dropout; the model's own mode comes back."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if training:
+            model.train()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the inputs of the model belong."""
+    return next(model.parameters()).device
+
+
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    """Raises:
+    DataError: a prompt is empty.
+    """
+    for i, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise DataError(f"prompt {i} has no tokens: give at least one token id")
+
+
+def padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, " B"]]:
+    """Prompts as one array, zeros on the right, and their lengths."""
+    lengths = [len(p) for p in prompts]
+    ids = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = torch.as_tensor(prompt, dtype=torch.int64)
+    return ids.to(device), torch.tensor(lengths, device=device)
+
+
+class PrefixTree:
+    """A causal model that read each prompt once; ``group`` branches per prompt, rows within a branch.
+
+    All tokens of a prompt but the last are its shared segment; the last one is the first token of every branch.
+    """
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], group: int, slots: int) -> None:
+        """Read the prompts.
+
+        Args:
+            model: any transformers causal model whose layers use the attention interface.
+            prompts: token ids of each context.
+            group: branches per context (G).
+            slots: most tokens a branch will hold, those of all its rows counted, its first one too.
+        """
+        if not getattr(model, "_supports_attention_backend", False):
+            raise ModelError(
+                f"{type(model).__name__} does not use transformers' attention interface: pass cache=False (slower)"
+            )
+        self.model, self.group = model, group
+        config = model.config.get_text_config()  # type: ignore[union-attr,operator]
+        ids_BT, lengths_B = padded([p[:-1] for p in prompts], device_of(model))
+        self.cache = TreeCache(lengths_B, config.num_hidden_layers, group, slots)
+        if ids_BT.shape[1]:
+            with tree_attention(model, self.cache):
+                position = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
+                with suppress(PromptRead):
+                    model(input_ids=ids_BT, position_ids=position, past_key_values=self.cache, use_cache=True)
+        else:
+            self.cache.layers = 0
+        last = torch.tensor([p[-1] for p in prompts], device=ids_BT.device)
+        self.first_BG1 = last[:, None, None].expand(-1, group, 1)
+        self.paths_BGMS = torch.zeros(len(prompts), group, 1, slots, dtype=torch.bool, device=ids_BT.device)
+
+    def extend(
+        self, tokens_BGM: Int64[Tensor, "B G M"], parents_BGM: Int64[Tensor, "B G M"] | None = None
+    ) -> Float[Tensor, "B G M V"]:
+        """One more token per row; rows descend from ``parents`` (None = each from itself)."""
+        B, G, M = tokens_BGM.shape
+        cache, used = self.cache, self.cache.used
+        paths = self.paths_BGMS
+        if parents_BGM is not None:
+            paths = paths.gather(2, parents_BGM[..., None].expand(-1, -1, -1, paths.shape[-1]))
+        position_BGM = cache.lengths_B[:, None, None] + paths.sum(-1)
+        paths = paths.clone()
+        paths[..., used : used + M] = torch.eye(M, dtype=torch.bool, device=paths.device)
+        self.paths_BGMS = paths
+        cache.open_slots(M, paths)
+        with tree_attention(self.model, cache):
+            out = self.model(
+                input_ids=tokens_BGM.flatten(1),
+                position_ids=position_BGM.flatten(1),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        logits: Tensor = out.logits
+        return logits.view(B, G, M, -1).float()
+
+    def start(self) -> Float[Tensor, "n 1 V"]:
+        """Logits after each prompt."""
+        return self.extend(self.first_BG1).flatten(0, 1)
+
+    def step(self, parents: Int64[Tensor, "n M"], tokens: Int64[Tensor, "n M"]) -> Float[Tensor, "n M V"]:
+        """One more token per row; n = contexts x branches."""
+        shape = (-1, self.group)
+        return self.extend(tokens.unflatten(0, shape), parents.unflatten(0, shape)).flatten(0, 1)
+
+
+class _Rows:
+    """Rows kept as token lists; subclasses read them anew at every step."""
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self.text_nMT = torch.zeros(n, 1, 0, dtype=torch.int64, device=device)
+
+    def start(self) -> Float[Tensor, "n 1 V"]:
+        """Logits after each prompt."""
+        return self.read()
+
+    def step(self, parents: Int64[Tensor, "n M"], tokens: Int64[Tensor, "n M"]) -> Float[Tensor, "n M V"]:
+        """One more token per row."""
+        kept = self.text_nMT.gather(1, parents[..., None].expand(-1, -1, self.text_nMT.shape[2]))
+        self.text_nMT = torch.cat([kept, tokens[..., None]], dim=-1)
+        return self.read()
+
+    def read(self) -> Float[Tensor, "n M V"]:
+        """Logits after the last token of each row."""
+        raise NotImplementedError
+
+
+class Recompute(_Rows):
+    """A causal model without any cache."""
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+        super().__init__(len(prompts), device_of(model))
+        self.model, self.prompts = model, prompts
+
+    def read(self) -> Float[Tensor, "n M V"]:
+        """Logits after the last token of each row, prompt by prompt."""
+        logits = []
+        for prompt, text_MT in zip(self.prompts, self.text_nMT, strict=True):
+            prompt_T = torch.as_tensor(prompt, dtype=torch.int64, device=text_MT.device)
+            ids = torch.cat([prompt_T.expand(len(text_MT), -1), text_MT], dim=1)
+            logits.append(self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1])
+        return torch.stack(logits).float()
+
+
+class EncoderRows(_Rows):
+    """An encoder-decoder: prompts go through the encoder once, rows are what the decoder wrote."""
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+        super().__init__(len(prompts), device_of(model))
+        self.model = model
+        ids_BT, lengths_B = padded(prompts, self.text_nMT.device)
+        self.mask_BT = (torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None]).long()
+        encoder = model.get_encoder()  # type: ignore[operator]
+        self.state_BTD = encoder(input_ids=ids_BT, attention_mask=self.mask_BT).last_hidden_state
+        start = model.config.decoder_start_token_id  # type: ignore[union-attr]
+        if start is None:
+            raise ModelError(f"{type(model).__name__}: config.decoder_start_token_id is not set: set it")
+        self.start_id = int(start)  # type: ignore[arg-type]
+
+    def read(self) -> Float[Tensor, "n M V"]:
+        """Logits after the last token of each row."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        n, M, _ = self.text_nMT.shape
+        begin = self.text_nMT.new_full((n, M, 1), self.start_id)
+        out = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.state_BTD.repeat_interleave(M, 0)),
+            attention_mask=self.mask_BT.repeat_interleave(M, 0),
+            decoder_input_ids=torch.cat([begin, self.text_nMT], dim=-1).flatten(0, 1),
+            use_cache=False,
+        )
+        logits: Tensor = out.logits[:, -1]
+        return logits.view(n, M, -1).float()
+
+
+def stepper(model: nn.Module, prompts: Sequence[Sequence[int]], slots: int, cache: bool) -> Stepper:
+    """The way that fits the model."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return EncoderRows(model, prompts)
+    return PrefixTree(model, prompts, group=1, slots=slots) if cache else Recompute(model, prompts)
