@@ -92,7 +92,10 @@ class HuggingFaceEncoder:
         self.dim = truncate_dim or width
 
     def encode(self, texts: Sequence[str], kind: Kind = "item") -> Float32[np.ndarray, "N D"]:
-        """One vector of length 1 per text; texts longer than the model's window are cut at their end."""
+        """One vector of length 1 per text, the zero vector for a text without tokens.
+
+        Texts longer than the model's window are cut at their end.
+        """
         vectors_ND = np.empty((len(texts), self.dim), dtype=np.float32)
         # Texts of like length share a batch, so that little of it is padding.
         by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
@@ -106,9 +109,13 @@ class HuggingFaceEncoder:
         batch = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
         ).to(self._device)
+        has_tokens_B1 = batch["attention_mask"].any(dim=1, keepdim=True)
+        if not has_tokens_B1.any():
+            return np.zeros((len(texts), self.dim), dtype=np.float32)
         states_BTD = self._model(**batch).last_hidden_state
         vectors_BD = pool(states_BTD, batch["attention_mask"], self._pooling)[:, : self.dim]
-        found: Float32[np.ndarray, "B D"] = torch.nn.functional.normalize(vectors_BD, dim=-1).cpu().numpy()
+        vectors_BD = torch.nn.functional.normalize(vectors_BD, dim=-1)
+        found: Float32[np.ndarray, "B D"] = torch.where(has_tokens_B1, vectors_BD, 0).cpu().numpy()
         return found
 
 

@@ -3,25 +3,23 @@
 import re
 import unicodedata
 
-_RUN = re.compile(
-    r"(?P<han>[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]+)"
-    r"|(?P<unspaced>[\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+)"  # kana, Thai, Lao, Burmese, Khmer
-    r"|(?P<spaced>(?:(?![\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3400-\u4dbf\u4e00-\u9fff"
-    r"\U00020000-\U0003ffff])\w)+)"
-)
+_HAN = "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED = "\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+"""Scripts without spaces that no dictionary here knows: kana, Thai, Lao, Burmese, Khmer."""
+_RUN = re.compile(rf"(?P<han>[{_HAN}]+)|(?P<unspaced>[{_UNSPACED}]+)|[^\W_{_HAN}{_UNSPACED}]+")
 
 
 def words(text: str) -> list[str]:
     """The words of a text in order, case and width folded; repeated words stay repeated.
 
-    Chinese is segmented (long words also give their parts, as search engines do), other scripts written without
-    spaces give pairs of characters, everything else is split where letters and digits end.
+    Chinese is segmented with a dictionary, long words after their parts as search engines do; other scripts written
+    without spaces give pairs of characters; of the rest, every run of letters and digits is a word.
 
-    >>> words("iPhone 15 Ｐｒｏ 手机壳")
+    >>> words("iPhone 15 Ｐｒｏ, 手机壳")
     ['iphone', '15', 'pro', '手机', '壳']
     """
     found: list[str] = []
-    for run in _RUN.finditer(unicodedata.normalize("NFKC", text).casefold()):
+    for run in _RUN.finditer(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())):
         if run["han"]:
             import rjieba
 

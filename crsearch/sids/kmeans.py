@@ -18,7 +18,7 @@ from crsearch.errors import SidError
 
 _CELLS = 2**22
 """Most numbers of a block of the distance matrix: 16 MiB in float32, however many points there are."""
-_SAMPLE_PER_CODE = 256
+_SAMPLE_PER_CODE = 64
 """The k-means++ start looks at no more points than this many per code; the rounds after it use all."""
 
 Vectors = Float32[np.ndarray, "M D"]
@@ -84,13 +84,12 @@ def residual_kmeans(
     codebooks, codes_of_layer, warnings = [], [], []
     for layer in range(layers):
         rng = np.random.default_rng([seed, layer])
-        centroids_CD = _kmeans(residual_MD, weight_M, codes, iterations, rng)
+        centroids_CD, code_M = _kmeans(residual_MD, weight_M, codes, iterations, rng)
         if len(centroids_CD) < codes:
             warnings.append(
                 f"layer {layer + 1} has {len(centroids_CD)} codes instead of {codes}: "
                 "the vectors left to it are not more distinct than that"
             )
-        code_M = nearest(residual_MD, centroids_CD)
         residual_MD = residual_MD - centroids_CD[code_M]
         codebooks.append(centroids_CD)
         codes_of_layer.append(code_M)
@@ -146,12 +145,23 @@ def distinct_rows(rows_ND: Shaped[np.ndarray, "N D"]) -> tuple[Int64[np.ndarray,
 
 def _kmeans(
     points_MD: Vectors, weight_M: Float64[np.ndarray, " M"], codes: int, iterations: int, rng: np.random.Generator
-) -> Float32[np.ndarray, "_ D"]:
-    """Centroids of weighted points in lexicographic order, at most ``codes``, each the nearest of some point."""
+) -> tuple[Float32[np.ndarray, "_ D"], Int64[np.ndarray, " M"]]:
+    """At most ``codes`` centroids of weighted points, in lexicographic order, and the nearest one of each point."""
     first, _ = distinct_rows(points_MD)
     if len(first) <= codes:
-        return _lexicographic(points_MD[first])
-    centroids_CD = _plus_plus(points_MD, weight_M, codes, rng)
+        centroids_CD = points_MD[first]
+    else:
+        centroids_CD = _lloyd(points_MD, weight_M, _plus_plus(points_MD, weight_M, codes, rng), iterations)
+    centroids_CD = centroids_CD[np.lexsort(centroids_CD.T[::-1])]
+    # A cluster that came out empty is dropped: no other point's nearest centroid changes by that.
+    used, code_M = np.unique(nearest(points_MD, centroids_CD), return_inverse=True)
+    return centroids_CD[used], code_M
+
+
+def _lloyd(
+    points_MD: Vectors, weight_M: Float64[np.ndarray, " M"], centroids_CD: Centroids, iterations: int
+) -> Centroids:
+    """Lloyd rounds until no point moves; an empty cluster restarts at a point that is served worst."""
     before_M = None
     for _ in range(iterations):
         code_M, distance_M, sum_CD, mass_C = _assign_and_sum(points_MD, weight_M, centroids_CD)
@@ -159,10 +169,9 @@ def _kmeans(
             break
         empty = mass_C == 0
         centroids_CD = (sum_CD / np.where(empty, 1, mass_C)[:, None]).astype(np.float32)
-        # An empty cluster moves to a point that is served worst.
         centroids_CD[empty] = points_MD[np.argsort(-distance_M, kind="stable")[: empty.sum()]]
         before_M = code_M
-    return _lexicographic(centroids_CD[np.unique(nearest(points_MD, centroids_CD))])
+    return centroids_CD
 
 
 def _plus_plus(
@@ -243,7 +252,3 @@ def _one_thread_per_block() -> Iterator[Map]:
     threads = blas_threads()
     with limit_blas(1), ThreadPoolExecutor(threads) as pool:
         yield pool.map
-
-
-def _lexicographic(centroids_CD: Centroids) -> Centroids:
-    return centroids_CD[np.lexsort(centroids_CD.T[::-1])]

@@ -15,13 +15,13 @@ def item_text(item: Item) -> str:
     Source: CRS §3.1.1 embeds the item's text; its form is a detail of this project.
 
     >>> item_text(Item(item_id="i1", title="red dress", brand="Lova", category=("women", "dress"), price=54.9))
-    'red dress | Lova | women / dress | price_50'
+    'red dress | Lova | women / dress | price50'
     """
     parts = [item.title, item.brand or "", " / ".join(item.category)]
     if item.price is not None and item.price > 0:
-        parts.append(f"price_{price_level(item.price):g}")
+        parts.append(f"price{price_level(item.price):g}")
     if item.sales is not None and item.sales > 0:
-        parts.append(f"sales_{10.0 ** math.floor(math.log10(item.sales)):g}")
+        parts.append(f"sales{10.0 ** math.floor(math.log10(item.sales)):g}")
     parts += [f"{name}: {value}" for name, value in sorted(item.attributes.items())]
     return " | ".join(part for part in parts if part)
 

@@ -1,0 +1,260 @@
+"""Hugging Face encoders on tiny random models of the real architectures: BERT (BGE) and Qwen3 (embedding)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+from crsearch.config import EncoderConfig
+from crsearch.encoders import Encoder, build_encoder
+from crsearch.encoders.huggingface import HuggingFaceEncoder, control_token_breaker, pool
+from crsearch.errors import ModelError
+
+TEXTS = ["red dress", "blue", "a long red silk dress for the summer with a belt", "red dress", "壳"]
+BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "dress", "silk", "[", "]", "壳"]
+QUERY_PROMPT = "Instruct: find products\nQuery:"
+
+
+def write(file: Path, value: object) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(value), encoding="utf-8")
+
+
+def sentence_files(folder: Path, pooling: str, prompts: dict[str, str]) -> None:
+    """What sentence-transformers writes beside a model."""
+    kinds = {"0": "", "1": "1_Pooling", "2": "2_Normalize"}
+    types = ("Transformer", "Pooling", "Normalize")
+    write(
+        folder / "modules.json",
+        [
+            {"idx": int(n), "name": n, "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for (n, path), kind in zip(kinds.items(), types, strict=True)
+        ],
+    )
+    flags = {name: name == pooling for name in ("cls_token", "mean_tokens", "max_tokens", "lasttoken")}
+    write(folder / "1_Pooling" / "config.json", {f"pooling_mode_{name}": on for name, on in flags.items()})
+    write(folder / "config_sentence_transformers.json", {"prompts": prompts})
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-bge")
+    words = {
+        word: n
+        for n, word in enumerate(
+            [*BERT_WORDS, *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"), *"abcdefghijklmnopqrstuvwxyz"]
+        )
+    }
+    tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=40, initializer_range=0.5,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    sentence_files(folder, "cls_token", {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-qwen3-embedding")
+    byte_pieces = {piece: n for n, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(byte_pieces, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    fast.add_tokens(["<think>", "</think>"])  # added, not special, as in Qwen3
+    end = fast.convert_tokens_to_ids("<|endoftext|>")
+    fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", end)]
+    )
+    fast.padding_side = "left"
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(fast), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=16, intermediate_size=64, max_position_embeddings=256, initializer_range=0.5,
+    )  # fmt: skip
+    Qwen3Model(config).save_pretrained(folder)
+    sentence_files(folder, "lasttoken", {"query": QUERY_PROMPT, "document": ""})
+    return folder
+
+
+@pytest.fixture(params=["bert", "qwen"])
+def folder(request) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def test_batch_and_single_give_the_same_unit_vectors(folder):
+    encoder = HuggingFaceEncoder(folder, batch_size=4)
+    assert isinstance(encoder, Encoder)
+    vectors_ND = encoder.encode(TEXTS)
+    alone_ND = np.concatenate([encoder.encode([text]) for text in TEXTS])
+    assert vectors_ND.dtype == np.float32
+    assert vectors_ND.shape == (5, encoder.dim) == (5, 32)
+    np.testing.assert_allclose(vectors_ND, alone_ND, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors_ND, axis=1), np.ones(5), atol=1e-5)
+    np.testing.assert_allclose(vectors_ND[0], vectors_ND[3], atol=1e-5)
+    assert np.abs(vectors_ND[0] - vectors_ND[1]).max() > 0.01
+    assert encoder.encode([]).shape == (0, 32)
+
+
+def test_bge_folder_takes_the_state_of_the_first_token(bert):
+    model = AutoModel.from_pretrained(bert, local_files_only=True).eval()
+    state_D = model(torch.tensor([[2, 5, 7, 3]])).last_hidden_state[0, 0].detach().numpy()
+    np.testing.assert_allclose(
+        HuggingFaceEncoder(bert).encode(["red dress"])[0], state_D / np.linalg.norm(state_D), atol=1e-5
+    )
+
+
+def test_qwen_folder_takes_the_state_of_the_end_token(qwen):
+    encoder = HuggingFaceEncoder(qwen)
+    ids = encoder._tokenizer("red dress")["input_ids"]
+    assert ids[-1] == encoder._tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    model = AutoModel.from_pretrained(qwen, local_files_only=True).eval()
+    state_D = model(torch.tensor([ids])).last_hidden_state[0, -1].detach().numpy()
+    np.testing.assert_allclose(encoder.encode(["red dress"])[0], state_D / np.linalg.norm(state_D), atol=1e-5)
+
+
+def test_the_instruction_goes_before_queries_only(qwen):
+    encoder = HuggingFaceEncoder(qwen)
+    asked_ND, shown_ND = encoder.encode(["red dress"], kind="query"), encoder.encode(["red dress"])
+    assert np.abs(asked_ND - shown_ND).max() > 0.01
+    np.testing.assert_allclose(asked_ND, encoder.encode([QUERY_PROMPT + "red dress"]), atol=1e-5)
+    plain = HuggingFaceEncoder(qwen, query_instruction="")
+    np.testing.assert_allclose(plain.encode(["red dress"], kind="query"), shown_ND, atol=1e-5)
+    other = HuggingFaceEncoder(qwen, query_instruction="find: ")
+    np.testing.assert_allclose(other.encode(["x"], kind="query"), encoder.encode(["find: x"]), atol=1e-5)
+
+
+def test_a_given_pooling_wins_over_the_folder(folder):
+    vectors = [HuggingFaceEncoder(folder, pooling=how).encode(["red dress"]) for how in ("cls", "mean", "last")]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(vectors[a] - vectors[b]).max() > 0.01
+
+
+def test_cut_vectors_are_the_first_numbers_normalised_again(folder):
+    whole_ND = HuggingFaceEncoder(folder).encode(TEXTS)
+    cut = HuggingFaceEncoder(folder, truncate_dim=8)
+    assert cut.dim == 8
+    expected_ND = whole_ND[:, :8] / np.linalg.norm(whole_ND[:, :8], axis=1, keepdims=True)
+    np.testing.assert_allclose(cut.encode(TEXTS), expected_ND, atol=1e-5)
+    with pytest.raises(ModelError, match="truncate_dim = 33"):
+        HuggingFaceEncoder(folder, truncate_dim=33)
+
+
+def test_a_text_longer_than_the_window_is_cut_and_keeps_its_frame(bert):
+    encoder = HuggingFaceEncoder(bert)
+    np.testing.assert_allclose(encoder.encode(["red " * 500]), encoder.encode(["red " * 38]), atol=1e-5)
+    assert np.abs(encoder.encode(["red " * 500]) - encoder.encode(["red " * 37])).max() > 1e-4
+    write(bert / "sentence_bert_config.json", {"max_seq_length": 10})
+    try:
+        shorter = HuggingFaceEncoder(bert)
+        np.testing.assert_allclose(shorter.encode(["red " * 500]), shorter.encode(["red " * 8]), atol=1e-5)
+    finally:
+        (bert / "sentence_bert_config.json").unlink()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("padding", [0, 3, 50])
+def test_pooling_finds_its_tokens_beside_padding_of_either_side(side, padding):
+    torch.manual_seed(0)
+    states_BTD = torch.randn(2, 5, 4)
+    junk_BTD = torch.randn(2, padding, 4)
+    ones_BT, zeros_BT = torch.ones(2, 5, dtype=torch.long), torch.zeros(2, padding, dtype=torch.long)
+    parts = [states_BTD, junk_BTD], [ones_BT, zeros_BT]
+    padded_BTD, mask_BT = (torch.cat(pair if side == "right" else pair[::-1], dim=1) for pair in parts)
+    torch.testing.assert_close(pool(padded_BTD, mask_BT, "cls"), states_BTD[:, 0])
+    torch.testing.assert_close(pool(padded_BTD, mask_BT, "last"), states_BTD[:, -1])
+    torch.testing.assert_close(pool(padded_BTD, mask_BT, "mean"), states_BTD.mean(1))
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen"])
+def test_no_text_can_write_a_control_token(name, request):
+    encoder = HuggingFaceEncoder(request.getfixturevalue(name))
+    tokenizer = encoder._tokenizer
+    control = {n for n, token in tokenizer.added_tokens_decoder.items() if str(token) != "[UNK]"}
+    names = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    plain = control_token_breaker(tokenizer)
+    pieces = st.sampled_from([*names, *(part for name in names for part in (name[:3], name[3:])), "red", " ", "["])
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.lists(pieces, max_size=8).map("".join))
+    def holds(text):
+        assert not control & set(tokenizer(plain(text), add_special_tokens=False)["input_ids"])
+
+    holds()
+    assert plain("red dress") == "red dress"
+    assert np.abs(encoder.encode([f"red {names[2]} dress"]) - encoder.encode(["red dress"])).max() > 1e-4
+
+
+def test_a_text_without_tokens_gets_the_zero_vector_and_disturbs_no_other(folder):
+    encoder = HuggingFaceEncoder(folder)
+    assert np.linalg.norm(encoder.encode([""])) == pytest.approx(1), "the frame of the tokenizer is text enough"
+    encoder._tokenizer.backend_tokenizer.post_processor = processors.Sequence([])  # no frame
+    vectors_ND = encoder.encode(["", "red dress", ""])
+    assert not vectors_ND[[0, 2]].any()
+    np.testing.assert_allclose(vectors_ND[1], encoder.encode(["red dress"])[0], atol=1e-5)
+    assert not encoder.encode(["", ""]).any()
+
+
+def test_folders_that_do_not_say_how_to_pool_are_refused(bert, tmp_path):
+    def folder_with(**files: object) -> Path:
+        for file in bert.iterdir():
+            if file.is_file():
+                (tmp_path / file.name).write_bytes(file.read_bytes())
+        for name, value in files.items():
+            write(tmp_path / name.replace("__", "/").replace("_json", ".json"), value)
+        return tmp_path
+
+    with pytest.raises(ModelError, match=r"no pooling file; set encoder\.pooling"):
+        HuggingFaceEncoder(folder_with())
+    assert HuggingFaceEncoder(tmp_path, pooling="cls").dim == 32
+    (tmp_path / "1_Pooling").mkdir()
+    for settings_of_pooling in ({"pooling_mode_max_tokens": True}, {"pooling_mode": "max"}, {}):
+        write(tmp_path / "1_Pooling" / "config.json", settings_of_pooling)
+        with pytest.raises(ModelError, match="not one of cls, mean, last"):
+            HuggingFaceEncoder(tmp_path)
+    write(tmp_path / "1_Pooling" / "config.json", {"pooling_mode": "mean"})
+    np.testing.assert_allclose(
+        HuggingFaceEncoder(tmp_path).encode(TEXTS), HuggingFaceEncoder(bert, pooling="mean").encode(TEXTS), atol=1e-5
+    )
+    modules = json.loads((bert / "modules.json").read_text())
+    write(tmp_path / "modules.json", [*modules, {"path": "3_Dense", "type": "sentence_transformers.models.Dense"}])
+    with pytest.raises(ModelError, match="module Dense changes the vectors"):
+        HuggingFaceEncoder(tmp_path)
+    (tmp_path / "modules.json").write_text("{")
+    with pytest.raises(ModelError, match="not valid JSON"):
+        HuggingFaceEncoder(tmp_path)
+
+
+def test_missing_folders_and_folders_without_a_model_are_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"no such folder; set encoder\.path"):
+        HuggingFaceEncoder(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="no encoder that transformers can load"):
+        HuggingFaceEncoder(tmp_path, pooling="cls")
+
+
+def test_settings_reach_the_encoder(qwen):
+    config = EncoderConfig(
+        name="huggingface", path=str(qwen), pooling="mean", query_instruction="q: ", truncate_dim=4, batch_size=2
+    )
+    built = build_encoder(config, [], seed=0)
+    direct = HuggingFaceEncoder(qwen, pooling="mean", query_instruction="q: ", truncate_dim=4)
+    assert built.name.startswith("tiny-qwen3-embedding")
+    np.testing.assert_allclose(built.encode(TEXTS, kind="query"), direct.encode(TEXTS, kind="query"), atol=1e-5)
