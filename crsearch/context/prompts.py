@@ -14,40 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from crsearch.context.serialiser import Encoded, Serialiser
+from crsearch.context.wording import INSTRUCTIONS, SYSTEM, Language
 from crsearch.errors import ModelError
 from crsearch.records.types import Context, Item
 
 Task = Literal["think", "direct", "name"]
-Language = Literal["en", "zh"]
 
 THINK, CLOSE = "<think>", "</think>"
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 CONTROL = (PAD, END, USER, ASSISTANT, THINK, CLOSE)
 """Control tokens of models without a chat template; the semantic IDs come after them."""
-
-INSTRUCTIONS: dict[Language, dict[str, str]] = {
-    "en": {
-        "think": " Think about what this user wants, then name the item.",
-        "direct": " Name the item this user will choose.",
-        "name": " Describe the item this user will choose.",
-        "item_to_sid": " Name this item.",
-        "sid_to_item": " Describe this item.",
-    },
-    "zh": {
-        "think": " 想想这位用户要什么，再给出商品编号。",
-        "direct": " 直接给出这位用户会选的商品编号。",
-        "name": " 写出这位用户会选的商品信息。",
-        "item_to_sid": " 给出这件商品的编号。",
-        "sid_to_item": " 写出这件商品的信息。",
-    },
-}
-"""What is asked, after the data. The leading space keeps the JSON before it a token of its own."""
-
-SYSTEM: dict[Language, str] = {
-    "en": "You are the search engine of a shop. Items are named by identifiers such as <a_3><b_1><c_9><d_0>.",
-    "zh": "你是商店的搜索引擎。商品用编号表示，例如 <a_3><b_1><c_9><d_0>。",
-}
-"""System line of chat models; the tiny model does without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +54,27 @@ def chat_frame(tokenizer: Any, language: Language = "en") -> Frame:
     Raises:
         ModelError: the template changes or repeats the user's text.
     """
+    opener, thinking = _rendered(tokenizer, language, thinking=True)
+    _, silent = _rendered(tokenizer, language, thinking=False)
+    closer = thinking.split(THINK)[0]
+    block = silent.removeprefix(closer)
+    return Frame(opener, closer, direct=block if CLOSE in block else "")
+
+
+def _rendered(tokenizer: Any, language: Language, thinking: bool) -> tuple[str, str]:
+    """What the chat template writes before and after the user's text."""
     mark = "CRSEARCH-DATA"
-
-    def closer(thinking: bool) -> tuple[str, str]:
-        text = tokenizer.apply_chat_template(
-            [{"role": "system", "content": SYSTEM[language]}, {"role": "user", "content": mark}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=thinking,
-            date_string="",  # Llama's template would print the day of the call
-        )
-        before, *after = text.split(mark)
-        if len(after) != 1:
-            raise ModelError("the chat template does not keep the user's text once and as it is: use another template")
-        return before, after[0]
-
-    opener, thinking = closer(True)
-    _, silent = closer(False)
-    common = thinking.split(THINK)[0]
-    return Frame(opener, common, silent.removeprefix(common) if silent.startswith(common) else "")
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "system", "content": SYSTEM[language]}, {"role": "user", "content": mark}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=thinking,
+        date_string="",  # else Llama's template prints the day of the call
+    )
+    before, *after = text.split(mark)
+    if len(after) != 1:
+        raise ModelError("the chat template does not write the user's text once and unchanged: use another template")
+    return before, after[0]
 
 
 class Prompts:

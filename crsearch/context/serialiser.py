@@ -14,7 +14,7 @@ Source: CRS §3.1 says what a context holds; the form, the escapes and the order
 import json
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,14 +22,15 @@ from typing import Any
 from crsearch.config import ContextConfig
 from crsearch.context.guard import Guard
 from crsearch.context.view import Cut, Entry, Event, Page, View, cut_after, write
+from crsearch.context.wording import INSTRUCTIONS, Language
 from crsearch.errors import ModelError, SidError
 from crsearch.records.store import Catalogue
 from crsearch.records.types import Context, Item, Search, Time
+from crsearch.sids.book import SidBook
 
 Fields = dict[str, Any]
 """A JSON object."""
 
-_BUCKETS = ("low", "mid", "high", "top")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -79,7 +80,7 @@ def parse_context(text: str) -> Fields:
         value = json.loads(text)
     except json.JSONDecodeError as e:
         raise ModelError(f"not a serialised context: {e}") from e
-    if not isinstance(value, dict) or "query" not in value.get("now", {}):
+    if not (isinstance(value, dict) and isinstance(value.get("now"), dict) and "query" in value["now"]):
         raise ModelError('not a serialised context: there is no {"now":{"query":…}} in it')
     return value
 
@@ -101,11 +102,22 @@ def format_time(time: Time | None, precision: str) -> str | None:
     return f"{at.year:04d}-{at.month:02d}-{at.day:02d}{clock} {_DAYS[at.weekday()]}"
 
 
-def _bucket_of(values: Sequence[float]) -> Callable[[float], str]:
-    """Quarter of a value among ``values``: ``low mid high top``; equal values share the lower quarter."""
-    ordered = sorted(values)
-    limits = [ordered[(len(ordered) - 1) * q // 4] for q in (1, 2, 3)] if ordered else [0.0, 0.0, 0.0]
-    return lambda value: _BUCKETS[sum(value > limit for limit in limits)]
+class _Levels:
+    """Quarters of numbers within a group: ``low mid high top``; equal numbers share the lower quarter."""
+
+    def __init__(self, numbers: Iterable[tuple[Hashable, float | None]]) -> None:
+        groups: dict[Hashable, list[float]] = {}
+        for group, number in numbers:
+            if number is not None:
+                groups.setdefault(group, []).append(number)
+        self._limits = {group: _quartiles(sorted(found)) for group, found in groups.items()}
+
+    def __call__(self, group: Hashable, number: float) -> str:
+        return ("low", "mid", "high", "top")[sum(number > limit for limit in self._limits.get(group, ()))]
+
+
+def _quartiles(ordered: Sequence[float]) -> tuple[float, ...]:
+    return tuple(ordered[(len(ordered) - 1) * quarter // 4] for quarter in (1, 2, 3))
 
 
 class Serialiser:
@@ -122,8 +134,8 @@ class Serialiser:
         ModelError: the tokenizer is not a fast one, or cannot be guarded.
     """
 
-    def __init__(self, catalogue: Catalogue, sids: Any, config: ContextConfig, tokenizer: Any = None) -> None:
-        if tuple(sids.item_ids) != catalogue.ids:
+    def __init__(self, catalogue: Catalogue, sids: SidBook, config: ContextConfig, tokenizer: Any = None) -> None:
+        if sids.item_ids != catalogue.ids:
             raise SidError(
                 f"the semantic IDs name {len(sids.item_ids):,} items, the catalogue has {len(catalogue):,} items or "
                 "another order: build the semantic IDs again for this catalogue"
@@ -134,8 +146,8 @@ class Serialiser:
         self.guard = Guard(()) if tokenizer is None else Guard.from_tokenizer(tokenizer)
         self._rows = {item_id: row for row, item_id in enumerate(catalogue.ids)}
         self._known: dict[int, Entry] = {}
-        self._price = _bucket_of([item.price for item in catalogue if item.price is not None])
-        self._sales = _bucket_of([item.sales for item in catalogue if item.sales is not None])
+        self._price_level = _Levels((item.category, item.price) for item in catalogue)
+        self._sales_level = _Levels(((), item.sales) for item in catalogue)
 
     # -- contexts -----------------------------------------------------------------------------------------------------
     def context(self, context: Context) -> Encoded:
@@ -152,16 +164,13 @@ class Serialiser:
             for context, view, page, encoding in zip(contexts, views, pages, encodings, strict=True)
         ]
 
-    def fields(self, context: Context) -> Fields:
-        """What ``parse_context`` reads from the text of a context that fits the budget."""
-        return parse_context(write(self._view(context), Cut()).text)
-
-    def texts(self, contexts: Sequence[Context]) -> Iterator[str]:
-        """Texts of all items and of ``contexts`` without a budget: what a domain tokenizer learns from."""
+    def texts(self, contexts: Sequence[Context], language: Language = "en") -> Iterator[str]:
+        """What a domain tokenizer learns from: all items, ``contexts`` without a budget, what is asked about both."""
         for item in self.catalogue:
             yield self._item_text(item, ())
         for context in contexts:
             yield write(self._view(context), Cut()).text
+            yield from INSTRUCTIONS[language].values()
 
     def _within_budget(self, view: View, page: Page, encoding: Any) -> tuple[Page, Any, Cut]:
         """The fewest steps of dropping that fit; all of them (``now`` alone is left) where none does.
@@ -277,18 +286,20 @@ class Serialiser:
         values: Fields = {
             "category": [name for name in item.category if name],
             "brand": item.brand,
-            "price": self._price_text(item.price),
-            "sales": None if item.sales is None else self._sales(item.sales),
+            "price": self._price(item),
+            "sales": None if item.sales is None else self._sales_level((), item.sales),
             "attributes": {k: v for k, v in sorted(item.attributes.items()) if v},
             "title": item.title,
         }
-        known = {k: v for k, v in values.items() if k not in without and v not in (None, "", [], {})}
-        return self._json(known)
+        return self._json({k: v for k, v in values.items() if k not in without and v not in (None, "", [], {})})
 
-    def _price_text(self, price: float | None) -> str | int | float | None:
-        if price is None or self.config.price == "number":
-            return int(price) if price is not None and price == int(price) else price
-        return self._price(price)
+    def _price(self, item: Item) -> str | int | float | None:
+        """The price as a number without a needless ``.0``, or its level among the items of its category."""
+        if item.price is None:
+            return None
+        if self.config.price == "bucket":
+            return self._price_level(item.category, item.price)
+        return int(item.price) if float(item.price).is_integer() else item.price
 
     def _json(self, value: object) -> str:
         if isinstance(value, Mapping):

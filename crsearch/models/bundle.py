@@ -20,6 +20,7 @@ from crsearch.errors import ModelError
 from crsearch.models.causal import extend_vocabulary, generable, load_folder, tiny_model
 from crsearch.models.tokenizer import train_tokenizer
 from crsearch.runs import atomic_directory, digest, file_digest
+from crsearch.sids.book import SidBook
 
 IDENTITY, MANIFEST = "crsearch.json", "manifest.json"
 
@@ -61,7 +62,7 @@ class Bundle:
         return digest(self.parts)
 
 
-def bundle_of(model: Any, tokenizer: Any, sids: Any) -> Bundle:
+def bundle_of(model: Any, tokenizer: Any, sids: SidBook) -> Bundle:
     """Tie a model, its tokenizer and semantic IDs together.
 
     Raises:
@@ -94,7 +95,7 @@ def bundle_of(model: Any, tokenizer: Any, sids: Any) -> Bundle:
     )
 
 
-def build_model(settings: Settings, texts: Iterable[str], sids: Any) -> Bundle:
+def build_model(settings: Settings, texts: Iterable[str], sids: SidBook) -> Bundle:
     """The model that alignment starts from (M_base).
 
     Args:
@@ -144,7 +145,7 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
         (tmp / MANIFEST).write_text(_compact({"format": 1, "sha256": files}), encoding="utf-8")
 
 
-def load_bundle(folder: Path, sids: Any) -> Bundle:
+def load_bundle(folder: Path, sids: SidBook) -> Bundle:
     """Read a bundle after checking every byte of it, and that it belongs to ``sids``.
 
     Raises:

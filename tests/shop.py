@@ -1,14 +1,9 @@
-"""A small shop with semantic IDs and tokenizers of two kinds: our own, and one in the style of Qwen3."""
+"""A small shop for tests: items, semantic IDs that need no embedding, users with a history."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
-import pytest
 
-from crsearch.config import ContextConfig
-from crsearch.context import Serialiser
-from crsearch.models import train_tokenizer
 from crsearch.records.store import Catalogue
 from crsearch.records.types import Context, Item, Search
 from crsearch.sids.book import SidBook
@@ -78,20 +73,3 @@ def contexts(catalogue: Catalogue, count: int, searches: int = 8, seed: int = 0)
             )
         )
     return out
-
-
-@pytest.fixture(scope="session")
-def catalogue() -> Catalogue:
-    return shop()
-
-
-@pytest.fixture(scope="session")
-def sids(catalogue: Catalogue) -> SidBook:
-    return book(catalogue)
-
-
-@pytest.fixture(scope="session")
-def tokenizer(catalogue: Catalogue, sids: SidBook) -> Any:
-    """Our domain tokenizer, trained on this shop."""
-    texts = Serialiser(catalogue, sids, ContextConfig(time="month")).texts(contexts(catalogue, 200, seed=1))
-    return train_tokenizer(texts, 1500, sids.vocabulary())

@@ -1,0 +1,55 @@
+"""Fixtures that several packages use: a small shop and tokenizers that know its semantic IDs."""
+
+from typing import Any
+
+import pytest
+from shop import book, contexts, shop
+
+from crsearch.config import ContextConfig
+from crsearch.records.store import Catalogue
+from crsearch.sids.book import SidBook
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    return shop()
+
+
+@pytest.fixture(scope="session")
+def sids(catalogue: Catalogue) -> SidBook:
+    return book(catalogue)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(catalogue: Catalogue, sids: SidBook) -> Any:
+    """Our domain tokenizer, trained on this shop."""
+    from crsearch.context import Serialiser
+    from crsearch.models import train_tokenizer
+
+    texts = Serialiser(catalogue, sids, ContextConfig(time="month")).texts(contexts(catalogue, 200, seed=1))
+    return train_tokenizer(texts, 1500, sids.vocabulary())
+
+
+@pytest.fixture(scope="session")
+def qwen(sids: SidBook) -> Any:
+    """A chat tokenizer as Qwen3's, extended by the semantic IDs."""
+    from hf_like import qwen_tokenizer
+
+    return with_sids(qwen_tokenizer(), sids)
+
+
+@pytest.fixture(scope="session")
+def llama(sids: SidBook) -> Any:
+    """A tokenizer as Llama's, without chat template, extended by control tokens and semantic IDs."""
+    from hf_like import llama_tokenizer
+
+    from crsearch.context.prompts import CONTROL
+
+    found = with_sids(llama_tokenizer(), sids)
+    found.add_tokens(list(CONTROL), special_tokens=True)
+    return found
+
+
+def with_sids(tokenizer: Any, sids: SidBook) -> Any:
+    tokenizer.add_tokens(sids.vocabulary(), special_tokens=True)
+    return tokenizer
