@@ -38,7 +38,7 @@ class Bm25Searcher:
         words = [tokenise(item_text(item)) for item in catalogue]
         if not any(words):
             raise DataError(f"bm25: none of {len(words)} items has a word in title, brand or category")
-        self._items = catalogue
+        self._item_ids = [item.item_id for item in catalogue]
         self._index = bm25s.BM25(method="lucene", k1=k1, b=b, dtype="float64")
         self._index.index(words, create_empty_token=False, show_progress=False)
 
@@ -49,8 +49,8 @@ class Bm25Searcher:
     def _search(self, context: Context, k: int) -> RankedList:
         words = tokenise(context.query)
         if not words:
-            return ranked_list(context, self._items, (), ())
+            return ranked_list(context, self._item_ids, (), ())
         scores_N = np.asarray(self._index.get_scores(words))
         found = np.flatnonzero(scores_N)  # idf is above 0, so these share a word
         rows_K = found[top_rows(scores_N[found], k)]
-        return ranked_list(context, self._items, rows_K.tolist(), scores_N[rows_K])
+        return ranked_list(context, self._item_ids, rows_K.tolist(), scores_N[rows_K])

@@ -4,11 +4,11 @@ The lines that every model has to beat. Counts come from training users only.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from math import log
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -17,6 +17,9 @@ from crsearch.records.store import Dataset
 from crsearch.records.types import Context, Item, RankedList
 from crsearch.searchers.ranking import ranked_list, top_rows
 from crsearch.searchers.text import item_text, tokenise
+
+Rows = Int64[np.ndarray, " n"]
+Label = TypeVar("Label", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +65,13 @@ class PopularitySearcher:
     name = "popularity"
 
     def __init__(self, catalogue: Sequence[Item], counts: TrainingCounts) -> None:
-        self._items = catalogue
-        self._count_N = np.array([counts.items.get(item.item_id, 0) for item in catalogue], dtype=np.float64)
+        self._item_ids = [item.item_id for item in catalogue]
+        self._count_N = np.array([counts.items.get(item, 0) for item in self._item_ids], dtype=np.float64)
 
     def search(self, contexts: Sequence[Context], k: int) -> list[RankedList]:
         """The k most chosen items, whatever the context; see ``Searcher``."""
         rows_K = top_rows(self._count_N, k)
-        return [ranked_list(c, self._items, rows_K.tolist(), self._count_N[rows_K]) for c in contexts]
+        return [ranked_list(c, self._item_ids, rows_K.tolist(), self._count_N[rows_K]) for c in contexts]
 
 
 class PopularityInQuerySearcher:
@@ -100,18 +103,22 @@ class PopularityInQuerySearcher:
 
     def __init__(self, catalogue: Sequence[Item], counts: TrainingCounts, brand_bonus: float = 0.0) -> None:
         self.name = "popularity-in-query-brand" if brand_bonus else "popularity-in-query"
-        self._items = catalogue
+        self._item_ids = [item.item_id for item in catalogue]
+        self._row_of = {item: row for row, item in enumerate(self._item_ids)}
+        self._categories = [item.category for item in catalogue]
+        self._brands = [item.brand for item in catalogue]
+        self._texts = [item_text(item) for item in catalogue]
         self._queries = counts.queries
         self._brand_bonus = brand_bonus
-        self._row_of = {item.item_id: row for row, item in enumerate(catalogue)}
-        self._weight_N = np.array([_log_count(counts.items.get(i.item_id, 0)) for i in catalogue], dtype=np.float64)
+        count_N = np.array([counts.items.get(item, 0) for item in self._item_ids], dtype=np.float64)
+        self._weight_N = _log_counts(count_N)
 
     def search(self, contexts: Sequence[Context], k: int) -> list[RankedList]:
         """Rank by step, then by count; see ``Searcher``."""
         lists = []
         for context in contexts:
             rows = list(islice(self._rows(context, k), k))
-            lists.append(ranked_list(context, self._items, rows, np.arange(len(rows), 0, -1.0)))
+            lists.append(ranked_list(context, self._item_ids, rows, np.arange(len(rows), 0, -1.0)))
         return lists
 
     def _rows(self, context: Context, k: int) -> Iterator[int]:
@@ -126,11 +133,13 @@ class PopularityInQuerySearcher:
     def _of_query(self, context: Context, bonus_N: Float64[np.ndarray, " N"], k: int) -> list[int]:
         chosen = self._queries.get(query_key(context.query), {})
         count_of = {self._row_of[item]: n for item, n in chosen.items() if item in self._row_of}
-        categories = {self._items[row].category for row in count_of} - {()}
-        rows = np.array(
-            sorted({*count_of, *(r for c in categories for r in self._rows_of_category[c])}), dtype=np.int64
-        )
-        in_query = np.array([_log_count(count_of.get(int(row), 0)) for row in rows], dtype=np.float64)
+        if not count_of:
+            return []
+        categories = {self._categories[row] for row in count_of} - {()}
+        rows = np.unique(np.concatenate([list(count_of), *(self._rows_of_category[c] for c in categories)]))
+        count = np.zeros(len(rows))
+        count[np.searchsorted(rows, list(count_of))] = list(count_of.values())
+        in_query = _log_counts(count)
         # lexsort: last key first; rows ascend, and the sort is stable
         order = np.lexsort((-(self._weight_N[rows] + bonus_N[rows]), -(in_query + bonus_N[rows])))
         return rows[order][:k].tolist()
@@ -139,7 +148,7 @@ class PopularityInQuerySearcher:
         found = [self._rows_of_word[w] for w in set(tokenise(context.query)) if w in self._rows_of_word]
         if not found:
             return []
-        overlap_N = np.bincount(np.concatenate(found), minlength=len(self._items))
+        overlap_N = np.bincount(np.concatenate(found), minlength=len(self._item_ids))
         rows = np.flatnonzero(overlap_N)
         order = np.lexsort((-(self._weight_N[rows] + bonus_N[rows]), -overlap_N[rows]))
         return rows[order][:k].tolist()
@@ -148,35 +157,35 @@ class PopularityInQuerySearcher:
         return top_rows(self._weight_N + bonus_N, k).tolist()
 
     def _bonus(self, context: Context) -> Float64[np.ndarray, " N"]:
-        bonus_N = np.zeros(len(self._items))
+        bonus_N = np.zeros(len(self._item_ids))
         if self._brand_bonus:
-            chosen = (item for search in context.history for item in search.chosen if item in self._row_of)
-            for brand in {self._items[self._row_of[item]].brand for item in chosen} - {None}:
+            rows = {self._row_of[i] for search in context.history for i in search.chosen if i in self._row_of}
+            for brand in {self._brands[row] for row in rows} - {None}:
                 bonus_N[self._rows_of_brand[brand]] = self._brand_bonus
         return bonus_N
 
     @cached_property
-    def _rows_of_category(self) -> dict[tuple[str, ...], list[int]]:
-        rows: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-        for row, item in enumerate(self._items):
-            rows[item.category].append(row)
-        return rows
+    def _rows_of_category(self) -> dict[tuple[str, ...], Rows]:
+        return _rows_by([category] for category in self._categories)
 
     @cached_property
-    def _rows_of_brand(self) -> dict[str | None, list[int]]:
-        rows: defaultdict[str | None, list[int]] = defaultdict(list)
-        for row, item in enumerate(self._items):
-            rows[item.brand].append(row)
-        return rows
+    def _rows_of_brand(self) -> dict[str | None, Rows]:
+        return _rows_by([brand] for brand in self._brands)
 
     @cached_property
-    def _rows_of_word(self) -> dict[str, Int64[np.ndarray, " n"]]:
-        rows: defaultdict[str, list[int]] = defaultdict(list)
-        for row, item in enumerate(self._items):
-            for word in set(tokenise(item_text(item))):
-                rows[word].append(row)
-        return {word: np.array(own, dtype=np.int64) for word, own in rows.items()}
+    def _rows_of_word(self) -> dict[str, Rows]:
+        return _rows_by(set(tokenise(text)) for text in self._texts)
 
 
-def _log_count(n: int) -> float:
-    return log(max(n, 0.5))
+def _rows_by(labels_of_rows: Iterable[Iterable[Label]]) -> dict[Label, Rows]:
+    """Label -> the rows that have it, ascending."""
+    rows: defaultdict[Label, list[int]] = defaultdict(list)
+    for row, labels in enumerate(labels_of_rows):
+        for label in labels:
+            rows[label].append(row)
+    return {label: np.array(own, dtype=np.int64) for label, own in rows.items()}
+
+
+def _log_counts(count: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """ln of each count; an item never chosen counts as half a choice."""
+    return np.log(np.maximum(count, 0.5))

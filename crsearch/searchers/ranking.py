@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from crsearch.records.types import Context, Item, RankedList
+from crsearch.records.types import Context, RankedList
 
 
 def top_rows(scores_N: Shaped[np.ndarray, " N"], k: int) -> Int64[np.ndarray, " K"]:
@@ -26,10 +26,10 @@ def top_rows(scores_N: Shaped[np.ndarray, " N"], k: int) -> Int64[np.ndarray, " 
     return np.concatenate([best_first, tied])
 
 
-def ranked_list(context: Context, items: Sequence[Item], rows: Iterable[int], scores: Iterable[float]) -> RankedList:
-    """The answer to a context from row numbers and their scores, best first."""
+def ranked_list(context: Context, item_ids: Sequence[str], rows: Iterable[int], scores: Iterable[float]) -> RankedList:
+    """The answer to a context from row numbers and their scores, best first; ``item_ids`` are those of all rows."""
     return RankedList(
         search_id=context.search_id,
-        item_ids=tuple(items[row].item_id for row in rows),
+        item_ids=tuple(item_ids[row] for row in rows),
         scores=tuple(float(s) for s in scores),
     )

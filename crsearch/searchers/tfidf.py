@@ -34,7 +34,7 @@ class TfidfSearcher:
         texts = [item_text(item) for item in catalogue]
         if not any(map(tokenise, texts)):
             raise DataError(f"tfidf: none of {len(texts)} items has a word in title, brand or category")
-        self._items = catalogue
+        self._item_ids = [item.item_id for item in catalogue]
         self._vectoriser = TfidfVectorizer(analyzer=tokenise)
         self._vectors_VN = self._vectoriser.fit_transform(texts).T.tocsr()
 
@@ -49,4 +49,4 @@ class TfidfSearcher:
         scores_1N = query_1V @ self._vectors_VN  # sparse: only items that share a word
         scores_1N.sort_indices()
         best = top_rows(scores_1N.data, k)
-        return ranked_list(context, self._items, scores_1N.indices[best].tolist(), scores_1N.data[best])
+        return ranked_list(context, self._item_ids, scores_1N.indices[best].tolist(), scores_1N.data[best])

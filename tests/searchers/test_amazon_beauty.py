@@ -18,9 +18,10 @@ from crsearch.searchers.popularity import PopularityInQuerySearcher, PopularityS
 
 FOLDER = Path(os.environ.get("CRSEARCH_SHARED", "")) / "data" / "amazon-beauty"
 
-pytestmark = pytest.mark.skipif(
-    "CRSEARCH_SHARED" not in os.environ, reason="set CRSEARCH_SHARED to the folder of shared data"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("CRSEARCH_SHARED" not in os.environ, reason="set CRSEARCH_SHARED to the folder of shared data"),
+]
 
 
 def json_lines(name: str) -> Iterator[dict]:
