@@ -204,7 +204,7 @@ class ChatEndpoint:
                 failure = e
                 if e.is_final or attempt == self._retries:
                     break
-                if stop.wait(self._pause(key, attempt, e.wait)):
+                if stop.wait(pause(key, attempt, self._backoff, e.wait)):
                     break
             else:
                 failing.reset()
@@ -222,11 +222,6 @@ class ChatEndpoint:
                 f'kept in {self._cache}: mend the endpoint and run again, or set distill.teacher = "template"'
             )
         return Answer(text=None, reason=failure.reason)
-
-    def _pause(self, key: str, attempt: int, asked: float) -> float:
-        """Seconds before the next attempt; spread by the key, so that clients do not come back all at once."""
-        spread = 1 + zlib.crc32(f"{key}{attempt}".encode()) % 1000 / 4000
-        return min(_LONGEST_WAIT, max(asked, self._backoff * 2**attempt * spread))
 
     # ------------------------------------------------------------ one request
 
@@ -320,6 +315,18 @@ class ChatEndpoint:
             log.warning("teacher cache: %s is broken (%s); asking again", path, e)
             return None
         return value
+
+
+def pause(key: str, attempt: int, first: float, asked: float = 0.0) -> float:
+    """Seconds to wait before trying again: doubled each time, at most a minute.
+
+    Args:
+        key: of the question; spreads the waits by up to a quarter, so that questions do not come back all at once.
+        attempt: attempts so far, from 0. first: seconds before the first retry.
+        asked: seconds that the endpoint asked for.
+    """
+    spread = 1 + zlib.crc32(f"{key}{attempt}".encode()) % 1000 / 4000
+    return min(_LONGEST_WAIT, max(asked, first * 2**attempt * spread))
 
 
 class _Streak:

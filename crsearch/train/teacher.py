@@ -192,8 +192,7 @@ class TemplateTeacher:
 
     * the kind is the target's category (the deepest level) whose words all stand in the query, else the query;
     * the brand is stated when an earlier chosen item or the query has it, and that item is then quoted;
-    * the price is the median of earlier chosen items (of the kind, if any), stated when it is within a factor 2 of
-      the target's.
+    * the price is the median of earlier chosen items of the kind, stated when it is within a factor 2 of the target's.
 
     Nothing else of the target is said. Order: kind, evidence, item, so that each step can be read off the one before.
     """
@@ -234,7 +233,7 @@ class TemplateTeacher:
         similar = _most_similar(context.query, target.category[:depth], chosen)
         # 2) which of the target's attributes it supports
         brand = _supported_brand(context.query, target, chosen)
-        price = _supported_price(target, similar or chosen)
+        price = _supported_price(target, similar)
         same_brand = [i for i in (*similar, *chosen) if brand and words_of(i.brand or "") == words_of(brand)]
         quotes = list(dict.fromkeys(_quote(i) for i in (*same_brand[:1], *similar[:2])))[:2]
         return self._write(kind, quotes, price, brand)
