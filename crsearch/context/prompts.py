@@ -42,7 +42,14 @@ class Frame:
 
 
 PLAIN = Frame(opener=USER, closer=ASSISTANT)
-"""Frame of models without a chat template: ``<|user|>{data}{instruction}<|assistant|>``."""
+"""For models without a chat template: ``<|user|>{data}{instruction}<|assistant|>``."""
+
+
+def plain_frame(tokenizer: Any) -> Frame:
+    """``PLAIN``, after the start token where the tokenizer puts one before every text (Llama)."""
+    start = tokenizer.bos_token_id
+    begins = start is not None and tokenizer("").input_ids[:1] == [start]
+    return Frame(tokenizer.bos_token + PLAIN.opener, PLAIN.closer) if begins else PLAIN
 
 
 def chat_frame(tokenizer: Any, language: Language = "en") -> Frame:
@@ -83,7 +90,7 @@ class Prompts:
     Args:
         serialiser: with a tokenizer that holds ``<think>``, ``</think>`` and the semantic IDs.
         tokenizer: the same tokenizer.
-        frame: none = the tokenizer's chat template where it has one, else ``PLAIN``.
+        frame: none = of the tokenizer's chat template where it has one, else ``plain_frame``.
         language: of the instructions.
 
     Raises:
@@ -94,8 +101,7 @@ class Prompts:
         self, serialiser: Serialiser, tokenizer: Any, frame: Frame | None = None, language: Language = "en"
     ) -> None:
         self.serialiser, self.tokenizer = serialiser, tokenizer
-        has_template = getattr(tokenizer, "chat_template", None)
-        self.frame = frame or (chat_frame(tokenizer, language) if has_template else PLAIN)
+        self.frame = frame or (chat_frame(tokenizer, language) if tokenizer.chat_template else plain_frame(tokenizer))
         self.think_id, self.close_id = token_id(tokenizer, THINK), token_id(tokenizer, CLOSE)
         if tokenizer.eos_token_id is None:
             raise ModelError(f"the tokenizer has no end token: set its eos_token, e.g. to {END}")

@@ -23,6 +23,8 @@ from crsearch.runs import atomic_directory, digest, file_digest
 from crsearch.sids.book import SidBook
 
 IDENTITY, MANIFEST = "crsearch.json", "manifest.json"
+FORMAT = 1
+"""Version of the two files above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,18 @@ def bundle_of(model: Any, tokenizer: Any, sids: SidBook) -> Bundle:
         end_id=tokenizer.eos_token_id,
         pad_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         parts={
-            "tokenizer": digest(json.loads(tokenizer.backend_tokenizer.to_str())),
+            "tokenizer": _tokenizer_digest(tokenizer),
             "sids": sids.fingerprint(),
             "model": digest(shapes),
         },
     )
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """Digest of all that decides which ids a text gets."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    del rules["truncation"], rules["padding"]  # of the last call, not of the tokenizer
+    return digest(rules, tokenizer.chat_template, tokenizer.eos_token, tokenizer.pad_token)
 
 
 def build_model(settings: Settings, texts: Iterable[str], sids: SidBook) -> Bundle:
@@ -139,10 +148,10 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
     with atomic_directory(folder) as tmp:
         bundle.model.save_pretrained(tmp, safe_serialization=True)
         bundle.tokenizer.save_pretrained(tmp)
-        identity = {"format": 1, "fingerprint": bundle.fingerprint, "parts": bundle.parts}
+        identity = {"format": FORMAT, "fingerprint": bundle.fingerprint, "parts": bundle.parts}
         (tmp / IDENTITY).write_text(_compact(identity), encoding="utf-8")
         files = {p.relative_to(tmp).as_posix(): file_digest(p) for p in sorted(tmp.rglob("*")) if p.is_file()}
-        (tmp / MANIFEST).write_text(_compact({"format": 1, "sha256": files}), encoding="utf-8")
+        (tmp / MANIFEST).write_text(_compact({"format": FORMAT, "sha256": files}), encoding="utf-8")
 
 
 def load_bundle(folder: Path, sids: SidBook) -> Bundle:
@@ -170,27 +179,34 @@ def verify(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: not a bundle, or a file is missing, changed, empty or not in the manifest.
     """
-    manifest, again = folder / MANIFEST, "copy the folder again or use an older checkpoint"
-    if folder.is_file() or not manifest.is_file():
+    if not (folder / MANIFEST).is_file():
         raise ModelError(f"{folder}: not a saved model (no {MANIFEST}): give a folder written by save_bundle")
+    expected = _read(folder / MANIFEST, {"format", "sha256"})["sha256"]
+    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    del found[MANIFEST]
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in expected:
+            raise ModelError(f"{folder}/{name}: not part of the saved model: remove it")
+        if name not in found:
+            raise ModelError(f"{folder}/{name}: missing: {_AGAIN}")
+        if file_digest(found[name]) != expected[name]:
+            size = found[name].stat().st_size
+            raise ModelError(f"{folder}/{name}: not as it was saved (now {size:,} bytes): {_AGAIN}")
+    return _read(folder / IDENTITY, {"format", "fingerprint", "parts"})
+
+
+_AGAIN = "copy the folder again, or use an older checkpoint"
+
+
+def _read(path: Path, keys: set[str]) -> dict[str, Any]:
+    """A JSON object of ours with exactly these keys."""
     try:
-        expected: dict[str, str] = json.loads(manifest.read_bytes())["sha256"]
-        found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p != manifest}
-        if unlisted := sorted(found.keys() - expected.keys()):
-            raise ModelError(f"{folder}/{unlisted[0]}: not part of the saved model: remove it")
-        for name, sha256 in expected.items():
-            if name not in found:
-                raise ModelError(f"{folder}/{name}: missing: {again}")
-            if file_digest(found[name]) != sha256:
-                raise ModelError(f"{folder}/{name}: {found[name].stat().st_size:,} bytes, changed: {again}")
-        identity: dict[str, Any] = json.loads((folder / IDENTITY).read_bytes())
-        if identity["format"] != 1 or set(identity["parts"]) != {"tokenizer", "sids", "model"}:
-            raise ModelError(f"{folder}: written by another version of crsearch: train or convert it again")
-    except ModelError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ModelError(f"{folder}/{MANIFEST}: unreadable ({e}): {again}") from e
-    return identity
+        value = json.loads(path.read_bytes())
+    except ValueError as e:
+        raise ModelError(f"{path}: unreadable ({e}): {_AGAIN}") from e
+    if not isinstance(value, dict) or set(value) != keys or value["format"] != FORMAT:
+        raise ModelError(f"{path}: not of this version of crsearch, or damaged: {_AGAIN}")
+    return value
 
 
 def _compact(value: object) -> str:
