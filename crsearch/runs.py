@@ -155,6 +155,19 @@ class RunDirectory:
         self._manifest = self._read_manifest()
         return self
 
+    @classmethod
+    def reading(cls, path: Path) -> "RunDirectory":
+        """A run to read from, without the lock.
+
+        Raises:
+            RunError: there is no run.
+        """
+        if not (path / "manifest.json").exists():
+            raise RunError(f"{path}: no run here (no manifest.json). Make one: crsearch demo --out {path}")
+        run = cls(path)
+        run._manifest = run._read_manifest()
+        return run
+
     def __exit__(self, *_: object) -> None:
         if self._locked:
             (self.path / ".lock").unlink(missing_ok=True)

@@ -3,9 +3,11 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from crsearch.pipeline.workspace import Workspace
-from crsearch.records.types import Example
+from crsearch.records.store import Catalogue
+from crsearch.records.types import Context, Example, Item
 from crsearch.train.teacher import FileTeacher, FilterRules, OpenAITeacher, Teacher, TemplateTeacher, Trace, sift
 
 
@@ -20,10 +22,8 @@ def teacher_of(space: Workspace) -> Teacher:
         return TemplateTeacher(space.dataset.catalogue, language=config.language)
     if config.teacher == "analyst":
         return FileTeacher.analyst(space.path("data", "truth.parquet"), config.analyst)
-    from crsearch.context.serialiser import Serialiser
     from crsearch.train.endpoint import ChatEndpoint
 
-    serialiser = Serialiser(space.dataset.catalogue, space.sids, space.settings.context)
     catalogue = space.dataset.catalogue
     endpoint = ChatEndpoint(
         config.url or "",
@@ -37,11 +37,41 @@ def teacher_of(space: Workspace) -> Teacher:
     )
     return OpenAITeacher(
         endpoint,
-        lambda context: json.dumps(serialiser.fields(context), ensure_ascii=False),
-        lambda item_id: serialiser.item(catalogue[catalogue.row(item_id)]).text,
+        lambda context: _as_json(context_in_words(context, catalogue)),
+        lambda item_id: _as_json(item_in_words(catalogue[catalogue.row(item_id)])),
         language=config.language,
         max_words=config.max_words,
     )
+
+
+def context_in_words(context: Context, catalogue: Catalogue) -> dict[str, Any]:
+    """A context for a reader who knows no semantic ID: titles instead."""
+
+    def titles(item_ids: Sequence[str]) -> list[str]:
+        return [catalogue[catalogue.row(i)].title for i in item_ids if i in catalogue]
+
+    history = [
+        {"time": str(s.time), "place": s.place, "query": s.query, "click": titles(s.chosen), "skip": titles(s.skipped)}
+        for s in context.history
+    ]
+    now = {"time": str(context.time), "place": context.place, "query": context.query}
+    return {"profile": dict(context.profile), "history": [_known(e) for e in history], "now": _known(now)}
+
+
+def item_in_words(item: Item) -> dict[str, Any]:
+    """An item's record without its id."""
+    return _known(
+        {"category": list(item.category), "brand": item.brand, "price": item.price, "title": item.title,
+         "attributes": dict(item.attributes)}
+    )  # fmt: skip
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, [], {}, "None")}
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def sifted_traces(space: Workspace, examples: Sequence[Example]) -> tuple[list[Trace], Mapping[str, int]]:

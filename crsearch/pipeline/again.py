@@ -1,0 +1,123 @@
+"""A finished run, used again: evaluate more systems, judge a foreign run file, search."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from crsearch.config import Settings, load_settings
+from crsearch.errors import DataError, RunError
+from crsearch.pipeline.measure import SEARCHERS, Evaluator
+from crsearch.pipeline.run import run
+from crsearch.pipeline.workspace import Workspace
+from crsearch.records.types import Context
+from crsearch.runs import Progress, RunDirectory, silent
+
+
+def finished(folder: Path) -> tuple[Settings, dict[str, Any]]:
+    """Settings and results of a finished run.
+
+    Raises:
+        RunError: no run, or one that is not finished.
+    """
+    RunDirectory.reading(folder)
+    file = folder / "results.json"
+    if not file.exists():
+        raise RunError(f"{folder}: the run is not finished. Go on: crsearch run {folder}/settings.toml --out {folder} "
+                       "--resume")  # fmt: skip
+    return load_settings(folder / "settings.toml"), json.loads(file.read_text(encoding="utf-8"))
+
+
+def evaluate_again(folder: Path, searchers: tuple[str, ...], progress: Progress = silent) -> dict[str, Any]:
+    """Evaluate further systems of a finished run on its test users, and write ``results.json`` anew.
+
+    Args:
+        folder: the run.
+        searchers: names, or ``all``; those of the run stay.
+
+    Raises:
+        RunError: no finished run.
+        ConfigError: an unknown name.
+    """
+    settings, _ = finished(folder)
+    names = tuple(SEARCHERS) if "all" in searchers else searchers
+    wanted = tuple(dict.fromkeys([*settings.evaluate.searchers, *names]))
+    settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})
+    return run(settings, folder, resume=True, progress=progress)
+
+
+def evaluate_file(folder: Path, run_file: Path) -> dict[str, Any]:
+    """Metrics of a TREC run file on the test users of a run, with the same intervals.
+
+    Raises:
+        RunError: no finished run.
+        DataError: a broken file, or searches that are not test queries of this run.
+    """
+    from crsearch.evaluate.evaluation import evaluate_run_file
+
+    settings, found = finished(folder)
+    space = Workspace(RunDirectory.reading(folder), settings, silent)
+    done = evaluate_run_file(run_file, folder / "eval" / "qrels.trec", space.dataset.catalogue.ids)
+    return {
+        "searchers": {done.searcher: done.metrics(settings.evaluate.bootstrap, settings.seed)},
+        "invalid_items": done.invalid_items,
+        "test_queries": found["test_queries"],
+    }
+
+
+def search_again(
+    folder: Path, query: str, *, user_id: str | None, k: int, thinks: bool, place: str | None
+) -> dict[str, Any]:
+    """Answer one query with the model that is ``crs``.
+
+    Args:
+        folder: the run.
+        query: what is searched for.
+        user_id: whose profile and whole history are read; none = an unknown user.
+        k: items.
+        thinks: think first.
+        place: where the user is; none = the place of the user's last search.
+
+    Returns:
+        ``thought``, ``items`` (rank, item_id, title, brand, price, sid, score), ``timings_ms``.
+
+    Raises:
+        RunError: no finished run.
+        DataError: an empty query, or no such user.
+    """
+    settings, found = finished(folder)
+    if not query.strip():
+        raise DataError("the query is empty: say what is searched for")
+    space = Workspace(RunDirectory.reading(folder), settings, silent)
+    context = context_of(space, query, user_id, place)
+    evaluator = Evaluator(space, found["final_stage"])
+    searcher = evaluator.searcher("crs" if thinks else "crs-no-thought")
+    begun = time.perf_counter()
+    answer = searcher.search([context], k)[0]
+    took = 1e3 * (time.perf_counter() - begun)
+    catalogue, sids = space.dataset.catalogue, space.sids
+    items = []
+    for rank, (item_id, score) in enumerate(zip(answer.item_ids, answer.scores, strict=True), 1):
+        row = catalogue.row(item_id)
+        item = catalogue[row]
+        items.append(
+            {"rank": rank, "item_id": item_id, "title": item.title, "brand": item.brand, "price": item.price,
+             "sid": sids.sid(row), "score": round(score, 4)}
+        )  # fmt: skip
+    return {"query": query, "user": user_id, "thought": answer.thought, "items": items, "timings_ms": round(took, 1)}
+
+
+def context_of(space: Workspace, query: str, user_id: str | None, place: str | None) -> Context:
+    """What is known when a query arrives now, after all that the data set knows of the user."""
+    dataset = space.dataset
+    if user_id is None:
+        return Context(search_id="now", user_id="", query=query, place=place)
+    if user_id not in dataset.users:
+        raise DataError(f"user {user_id!r} is not among the {len(dataset.users):,} users, e.g. {min(dataset.users)!r}")
+    history = dataset.searches_of(user_id)[-space.settings.context.max_events :]
+    now = Context(search_id="now", user_id=user_id, query=query, profile=dataset.users[user_id].profile)
+    last = history[-1] if history else None
+    return dataclasses.replace(
+        now, history=history, place=place or (last.place if last else None), time=last.time if last else None
+    )

@@ -1,0 +1,120 @@
+"""What a run will do: stages, steps, tokens and their share of the time; for the ETA and ``--dry-run``."""
+
+import math
+from dataclasses import dataclass
+
+from crsearch.config import Settings
+from crsearch.train.supervised import steps_for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """Counts that the plan depends on."""
+
+    train: int
+    valid: int
+    test: int
+    items: int
+    trunk_tokens: float = 170.0
+    """Mean tokens of a context."""
+    item_tokens: float = 30.0
+    """Mean tokens of an item example."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """One stage.
+
+    Attributes:
+        name: as in the manifest.
+        steps: optimiser steps.
+        trained: tokens of the training passes.
+        thoughts: thoughts written.
+        answers: ranked lists made.
+    """
+
+    name: str
+    steps: int = 0
+    trained: float = 0.0
+    thoughts: float = 0.0
+    answers: float = 0.0
+
+    def seconds(self, rates: "Rates") -> float:
+        """Expected duration."""
+        return (
+            rates.overhead
+            + self.trained / rates.trained
+            + self.thoughts / rates.thoughts
+            + self.answers / rates.answers
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """Speed of this machine, per second. The defaults are one core and the demo's model; only ratios matter for ETA."""
+
+    trained: float = 12_000.0
+    """Training tokens."""
+    thoughts: float = 150.0
+    """Thoughts of the budget's length, sampled in batches."""
+    answers: float = 250.0
+    """Ranked lists."""
+    overhead: float = 0.5
+    """Seconds per stage for reading and writing."""
+
+
+def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
+    """Every stage of a run in order, with its expected work."""
+    aligned = round(sizes.train * settings.align.share)
+    fresh = sizes.train - aligned
+    think = sizes.trunk_tokens + settings.decode.think_tokens
+    valid = min(sizes.valid, settings.loop.valid_users)
+    test = min(sizes.test, settings.evaluate.max_users or sizes.test)
+    out = [Planned(name="data"), Planned(name="sids"), Planned(name="distill"), Planned(name="base")]
+
+    config = settings.align
+    steps = steps_for(aligned, config.batch, config.epochs, config.max_steps)
+    items = math.ceil(sizes.items / math.ceil(aligned / config.batch))
+    per_step = config.batch * (sizes.trunk_tokens + 30) + 2 * items * sizes.item_tokens
+    out.append(Planned(name="align", steps=steps, trained=steps * per_step))
+
+    def reasoning(name: str, examples: int, batch: int, epochs: int, most: int | None) -> Planned:
+        steps = steps_for(examples, batch, epochs, most)
+        return Planned(name=name, steps=steps, trained=steps * batch * (think + 15 + sizes.item_tokens))
+
+    taught = min(settings.distill.users, aligned) * settings.distill.repeats
+    out.append(reasoning("sft0", taught, settings.distill.batch, settings.distill.epochs, settings.distill.max_steps))
+    rl, sft = settings.rl, settings.sft
+    for i in range(settings.loop.iterations):
+        if settings.loop.rl:
+            users = fresh if rl.users == "fresh" else sizes.train
+            if rl.hard_only:
+                out.append(Planned(name=f"rl{i}.select", thoughts=users, answers=users))
+            rollouts = rl.steps * rl.prompts * rl.group_size
+            tokens = rl.steps * rl.prompts * (sizes.trunk_tokens + rl.group_size * (settings.decode.think_tokens + 5))
+            out.append(
+                Planned(name=f"rl{i}", steps=rl.steps, trained=tokens * rl.updates, thoughts=rollouts, answers=rollouts)
+            )
+        users = sizes.train if sft.users == "all" else fresh
+        asked = users * sft.samples
+        out.append(Planned(name=f"sft{i + 1}.select", thoughts=asked, answers=asked))
+        out.append(reasoning(f"sft{i + 1}", users // 3, sft.batch, sft.epochs, sft.max_steps))
+    thinking = [p.name for p in out if p.name.startswith(("sft", "rl")) and "." not in p.name]
+    if "crs-direct" in settings.evaluate.searchers:
+        tokens = sum(p.trained for p in out if p.name in thinking)
+        out.append(Planned(name="direct", trained=tokens))
+    if settings.loop.select == "valid":
+        out += [Planned(name=f"valid.{name}", thoughts=valid, answers=valid) for name in thinking]
+    for name in settings.evaluate.searchers:
+        thinks, has_model = name == "crs", name.startswith("crs")
+        out.append(Planned(name=f"eval.{name}", thoughts=test * thinks, answers=test * has_model))
+    out.append(Planned(name="eval.stage.align", answers=test))
+    out += [Planned(name=f"eval.stage.{name}", thoughts=test, answers=test) for name in thinking]
+    return out
+
+
+def expected_sizes(settings: Settings) -> Sizes:
+    """Counts of the simulated shop before it is made."""
+    users = settings.simulate.users
+    test, valid = round(users * settings.split.test), round(users * settings.split.valid)
+    return Sizes(train=users - test - valid, valid=valid, test=test, items=settings.simulate.items)
