@@ -17,6 +17,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 from typing import Literal, Protocol
@@ -233,9 +234,11 @@ class TemplateTeacher:
         similar = _most_similar(context.query, target.category[:depth], chosen)
         # 2) which of the target's attributes it supports
         brand = _supported_brand(context.query, target, chosen)
-        price = _supported_price(target, similar)
+        price = _supported_price(
+            target, [i for i in similar if _shared_levels(target.category[:depth], i.category) == depth]
+        )
         same_brand = [i for i in (*similar, *chosen) if brand and words_of(i.brand or "") == words_of(brand)]
-        quotes = list(dict.fromkeys(_quote(i) for i in (*same_brand[:1], *similar[:2])))[:2]
+        quotes = list(dict.fromkeys(q for i in (*same_brand[:1], *similar[:2]) if (q := _quote(i))))[:2]
         return self._write(kind, quotes, price, brand)
 
     def _chosen(self, context: Context) -> Iterator[Item]:
@@ -281,17 +284,28 @@ def _singular(word: str) -> str:
 
 
 def _most_similar(query: str, kind: Sequence[str], chosen: Sequence[Item]) -> list[Item]:
-    """Chosen items that have to do with the query, closest first: same category path, words of the query, newest."""
+    """Chosen items that have to do with the query, closest first, then newest.
+
+    Where the query names a category: items that share its path, or all but its end (two levels at least, a root alone
+    says little). Else: items with at least half of the query's words in title or category.
+    """
     said = {_singular(w) for w in words_of(query)} - _LITTLE_WORDS
 
-    def closeness(item: Item) -> tuple[int, int]:
-        shared = len(kind) if kind and tuple(item.category[: len(kind)]) == tuple(kind) else 0
-        text = {_singular(w) for part in (item.title, *item.category) for w in words_of(part)}
-        return shared, len(said & text)
+    def closeness(item: Item) -> int:
+        if kind:
+            shared = _shared_levels(kind, item.category)
+            return shared if shared >= min(2, len(kind)) else 0
+        heard = len(said & {_singular(w) for part in (item.title, *item.category) for w in words_of(part)})
+        return heard if 2 * heard >= len(said) else 0
 
     scored = [(closeness(item), item) for item in chosen]
-    near = [(score, item) for score, item in scored if score[0] or (not kind and 2 * score[1] >= len(said) > 0)]
-    return [item for _, item in sorted(near, key=lambda entry: entry[0], reverse=True)]
+    return [item for score, item in sorted(scored, key=lambda entry: -entry[0]) if score]
+
+
+def _shared_levels(path: Sequence[str], other: Sequence[str]) -> int:
+    """Levels from the root that two category paths have in common."""
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(path, other, strict=False))
+    return sum(1 for _ in pairs)
 
 
 def _supported_brand(query: str, target: Item, chosen: Sequence[Item]) -> str | None:
@@ -313,11 +327,10 @@ def _supported_price(target: Item, similar: Sequence[Item]) -> str | None:
 
 
 def _quote(item: Item) -> str:
-    """An item in few words: brand and leaf category, or the beginning of its title."""
-    leaf = item.category[-1] if item.category else None
-    if leaf is None:
-        return clip_words(_plain(item.title), 5)
-    return " ".join(clip_words(_plain(part), 5) for part in (item.brand, leaf) if part)
+    """An item in few words: brand and leaf category, or the beginning of its title; may be empty."""
+    brand, leaf = _plain(item.brand or ""), _plain(item.category[-1] if item.category else "")
+    parts = (brand, leaf) if leaf else (_plain(item.title),)
+    return " ".join(clip_words(part, 5) for part in parts if part)
 
 
 # ---------------------------------------------------------------- from an endpoint

@@ -93,6 +93,12 @@ def test_without_similar_choices_the_template_says_so():
         )
 
 
+def test_the_closest_choice_is_quoted_first():
+    """Same leaf before same parent, whatever came later; another branch of the shop never."""
+    thought = template(example(HEM, "B05", "B02", "B03", "B04"))
+    assert "evidence: chose Essie Nail Polish, OPI Top Coats;" in thought
+
+
 def test_a_category_that_the_query_does_not_name_is_not_stated():
     """The target is a nail polish, the query does not say so: the query itself is the kind."""
     thought = template(example("gift for her", "B02", "B03"))
