@@ -4,9 +4,28 @@ Works with any Hugging Face causal model (and T5-type models); knows nothing of 
 
     trie = Trie.from_tokens(tokens_NL)                       # one row of vocabulary ids per item
     rows_BK, scores_BK = beam_search(model, prompts, trie)   # prompts: lists of token ids
+    ranked = think_then_rank(model, prompts, trie, close_id=close_id)   # prompts end with the opening tag
 """
 
 from crsearch.decode.beam import beam_search
+from crsearch.decode.thoughts import (
+    RankedThoughts,
+    Thoughts,
+    fuse_thoughts,
+    rank_thoughts,
+    sample_thoughts,
+    think_then_rank,
+)
 from crsearch.decode.trie import Trie, TrieMask
 
-__all__ = ["Trie", "TrieMask", "beam_search"]
+__all__ = [
+    "RankedThoughts",
+    "Thoughts",
+    "Trie",
+    "TrieMask",
+    "beam_search",
+    "fuse_thoughts",
+    "rank_thoughts",
+    "sample_thoughts",
+    "think_then_rank",
+]

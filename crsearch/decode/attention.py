@@ -11,11 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,11 +84,30 @@ class TreeCache:
         if len(self.branch) <= layer_idx:
             B, H, D = key.shape[0], key.shape[1], key.shape[3]
             size = (B, self.group, H, self.slots)
-            self.branch.append(Segment(key.new_empty(*size, D), value.new_empty(*size, value.shape[-1])))
+            # zeros, not empty: a slot that a branch never filled is hidden from it, and 0 x NaN would still be NaN
+            self.branch.append(Segment(key.new_zeros(*size, D), value.new_zeros(*size, value.shape[-1])))
         for stored, new in ((self.branch[layer_idx].key, key), (self.branch[layer_idx].value, value)):
             rows = new.unflatten(2, (self.group, -1)).transpose(1, 2)
             stored[..., self.used - rows.shape[3] : self.used, :] = rows
         return key, value
+
+    def subset(self, context_B: Int64[Tensor, " b"], branch_BG: Int64[Tensor, "b g"], slots: int) -> "TreeCache":
+        """A copy that holds some contexts (ascending), of each as many branches, and ``slots`` slots."""
+        part = copy(self)
+        part.group, part.slots = branch_BG.shape[1], slots
+        if len(context_B) < len(self.lengths_B):
+            part.lengths_B = self.lengths_B[context_B]
+            part.prompt_bias = None if self.prompt_bias is None else self.prompt_bias[context_B]
+            part.prompt = [Segment(s.key[context_B], s.value[context_B]) for s in self.prompt]
+        at = (context_B[:, None], branch_BG)
+        part.branch = [Segment(s.key[..., :slots, :][at], s.value[..., :slots, :][at]) for s in self.branch]
+        return part
+
+    def put_back(self, part: "TreeCache", to: tuple[Tensor, Tensor], held_BG: Bool[Tensor, "b g"]) -> None:
+        """Take over branches of a `subset`: those of ``part`` marked held, to (context, branch) of this cache."""
+        for mine, theirs in zip(self.branch, part.branch, strict=True):
+            mine.key[..., : part.slots, :][to] = theirs.key[held_BG]
+            mine.value[..., : part.slots, :][to] = theirs.value[held_BG]
 
     def attend(self, layer_idx: int, query_BHRD: Tensor, scaling: float) -> Tensor:
         """Attention of all rows to prompt and own path; R = group x rows per branch."""

@@ -110,7 +110,7 @@ def search(
         count = min(width, int((score_nX > -torch.inf).sum(1).max()))
         if count == 0:
             break
-        best_nM = _best(score_nX, key_nX, count)
+        best_nM = best(score_nX, key_nX, count)
         score_nM, node_nM = score_nX.gather(1, best_nM), child_nMC.flatten(1).gather(1, best_nM)
         if not is_last:
             parents_nM = best_nM // child_nMC.shape[2]
@@ -153,7 +153,7 @@ def _logprob(logits_nMV: Tensor, token_nMC: Tensor, valid_nMC: Tensor, normalise
     return chosen - chosen.logsumexp(-1, keepdim=True)
 
 
-def _best(score_nX: Tensor, key_nX: Tensor, count: int) -> Int64[Tensor, "n K"]:
+def best(score_nX: Tensor, key_nX: Tensor, count: int) -> Int64[Tensor, "n K"]:
     """Positions of the ``count`` highest scores, equal ones by key."""
     value, index = score_nX.topk(min(count + 1, score_nX.shape[1]))
     if bool(((value[:, 1:] == value[:, :-1]) & (value[:, 1:] > -torch.inf)).any()):

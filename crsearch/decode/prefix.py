@@ -7,6 +7,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -124,6 +125,13 @@ class PrefixTree:
             )
         logits: Tensor = out.logits
         return logits.view(B, G, M, -1).float()
+
+    def subset(self, context_B: Int64[Tensor, " b"], branch_BG: Int64[Tensor, "b g"], slots: int) -> "PrefixTree":
+        """A copy that holds some contexts (ascending), of each as many branches, and ``slots`` slots."""
+        part = copy(self)
+        part.cache, part.group = self.cache.subset(context_B, branch_BG, slots), branch_BG.shape[1]
+        part.paths_BGMS = self.paths_BGMS[context_B[:, None], branch_BG][..., :slots]
+        return part
 
     def start(self) -> Float[Tensor, "n 1 V"]:
         """Logits after each prompt."""

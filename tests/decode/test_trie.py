@@ -15,6 +15,7 @@ from crsearch.errors import DataError, SidError
 
 GOLDEN = np.array([[1, 1], [1, 2], [2, 1]])
 BIG = 70_000
+many = settings(max_examples=60, deadline=None)
 
 
 def children(tokens_NL: np.ndarray, prefix: tuple[int, ...]) -> list[int]:
@@ -34,6 +35,7 @@ def test_a_prefix_of_no_item_raises_instead_of_allowing_everything(prefix):
 
 
 @given(tokens_NL=catalogues())
+@many
 def test_allowed_equals_the_set_of_prefixes_and_tokens_come_back_by_row(tokens_NL):
     trie = Trie.from_tokens(tokens_NL)
     assert (trie.tokens() == tokens_NL).all()
@@ -74,6 +76,7 @@ def test_torch_tokens_make_the_same_trie():
 
 
 @given(tokens_NL=catalogues(min_items=2), cut=st.integers(1, 60))
+@many
 def test_append_equals_building_from_all_and_keeps_rows(tokens_NL, cut):
     cut = min(cut, len(tokens_NL) - 1)
     trie = Trie.from_tokens(tokens_NL[:cut])
@@ -97,6 +100,7 @@ def test_append_refuses_a_sid_that_exists_and_changes_nothing():
 
 
 @given(tokens_NL=catalogues(), data=st.data())
+@many
 def test_removed_items_leave_no_prefix_behind(tokens_NL, data):
     gone = data.draw(st.sets(st.integers(0, len(tokens_NL) - 1)))
     trie = Trie.from_tokens(tokens_NL)
@@ -121,6 +125,7 @@ def test_rows_out_of_range_and_masks_of_another_length_are_refused():
 
 
 @given(tokens_NL=catalogues(), data=st.data())
+@many
 def test_a_mask_marks_exactly_the_prefixes_of_allowed_items(tokens_NL, data):
     allowed = np.array(data.draw(st.lists(st.booleans(), min_size=len(tokens_NL), max_size=len(tokens_NL))))
     trie = Trie.from_tokens(tokens_NL)
@@ -131,7 +136,7 @@ def test_a_mask_marks_exactly_the_prefixes_of_allowed_items(tokens_NL, data):
 
 @pytest.mark.parametrize("mmap", [True, False])
 @given(tokens_NL=catalogues())
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_a_saved_trie_is_the_same_when_loaded(tmp_path_factory, mmap, tokens_NL):
     path = tmp_path_factory.mktemp("trie") / "trie.npy"
     trie = Trie.from_tokens(tokens_NL)
