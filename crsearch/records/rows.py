@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from crsearch.errors import DataError
 from crsearch.records.problems import Problem
@@ -68,15 +68,15 @@ def read_rows(path: Path) -> Iterator[Row | Problem]:
         yield from _csv(path, "\t" if suffix.startswith(".tsv") else ",")
 
 
-def open_text(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> io.BufferedIOBase:
     """A file for reading bytes, unpacked if its name ends with .gz."""
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str] | Problem]:
     """Numbered lines of a UTF-8 file without their ends; blank lines are left out, a byte order mark too."""
     line = 0
-    with open_text(path) as handle:
+    with open_bytes(path) as handle:
         try:
             for line, raw in enumerate(handle, start=1):
                 data = raw.removeprefix(b"\xef\xbb\xbf") if line == 1 else raw
@@ -123,8 +123,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _csv(path: Path, delimiter: str) -> Iterator[Row | Problem]:
-    with open_text(path) as handle:
-        text = io.TextIOWrapper(handle, encoding="utf-8-sig", newline="")
+    with open_bytes(path) as handle:
+        text = io.TextIOWrapper(handle, encoding="utf-8-sig", newline="")  # type: ignore[type-var]
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:

@@ -246,5 +246,5 @@ def _with_features(data: Dataset, in_time: list[_Values]) -> dict[str, User]:
     return users
 
 
-def _digits(number: float) -> str:
+def _digits(number: int | float) -> str:
     return str(int(number)) if number == int(number) else str(number)
