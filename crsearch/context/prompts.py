@@ -70,14 +70,24 @@ def chat_frame(tokenizer: Any, language: Language = "en") -> Frame:
 
 def _rendered(tokenizer: Any, language: Language, thinking: bool) -> tuple[str, str]:
     """What the chat template writes before and after the user's text."""
-    mark = "CRSEARCH-DATA"
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "system", "content": SYSTEM[language]}, {"role": "user", "content": mark}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=thinking,
-        date_string="",  # else Llama's template prints the day of the call
-    )
+    from jinja2 import TemplateError
+
+    mark, system = "CRSEARCH-DATA", SYSTEM[language]
+
+    def render(*messages: tuple[str, str]) -> str:
+        text: str = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=thinking,
+            date_string="",  # else Llama's template prints the day of the call
+        )
+        return text
+
+    try:
+        text = render(("system", system), ("user", mark))
+    except TemplateError:  # Gemma has no system role: there the line opens the user's turn
+        text = render(("user", f"{system}\n{mark}"))
     before, *after = text.split(mark)
     if len(after) != 1:
         raise ModelError("the chat template does not write the user's text once and unchanged: use another template")
@@ -106,15 +116,15 @@ class Prompts:
         if tokenizer.eos_token_id is None:
             raise ModelError(f"the tokenizer has no end token: set its eos_token, e.g. to {END}")
         self.end_id: int = tokenizer.eos_token_id
-        self._opener = self._ids(self.frame.opener)
+        self._opener = self.serialiser.ids(self.frame.opener)
         self._instructions = {
-            name: self._ids(text + self.frame.closer) for name, text in INSTRUCTIONS[language].items()
+            name: self.serialiser.ids(text + self.frame.closer) for name, text in INSTRUCTIONS[language].items()
         }
-        self._direct = self._ids(self.frame.direct)
+        self._direct = self.serialiser.ids(self.frame.direct)
 
     # -- context tasks ------------------------------------------------------------------------------------------------
     def trunk(self, context: Context) -> Encoded:
-        """Frame opener and context: what all tasks of this context share."""
+        """Frame opener and context (the token budget is the context's alone): what all tasks of this context share."""
         return self.trunks([context])[0]
 
     def trunks(self, contexts: Sequence[Context]) -> list[Encoded]:
@@ -140,7 +150,7 @@ class Prompts:
 
     def thought(self, text: str) -> list[int]:
         """Tokens of a thought, guarded: it can neither close itself nor name an item by its semantic ID."""
-        return self._ids(self.serialiser.guard(text))
+        return self.serialiser.ids(self.serialiser.guard(text))
 
     def sid(self, row: int) -> list[int]:
         """Tokens of an item's semantic ID."""
@@ -164,10 +174,6 @@ class Prompts:
 
     def _record(self, row: int) -> list[int]:
         return [*self.serialiser.item(self.serialiser.catalogue[row]).ids, self.end_id]
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
 
 
 def token_id(tokenizer: Any, token: str) -> int:

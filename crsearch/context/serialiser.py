@@ -127,7 +127,8 @@ class Serialiser:
         catalogue: items in row order.
         sids: semantic IDs of the same items in the same order.
         config: precision of times, prices, number of events, budget.
-        tokenizer: a fast Hugging Face tokenizer that knows the semantic IDs; without one only ``texts`` works.
+        tokenizer: a fast Hugging Face tokenizer that knows the semantic IDs, complete (tokens added to it later are
+            not seen); without one only ``texts`` works.
 
     Raises:
         SidError: ``sids`` are of another catalogue.
@@ -144,6 +145,7 @@ class Serialiser:
             raise ModelError(f"{type(tokenizer).__name__} gives no token offsets: use the fast tokenizer of this model")
         self.catalogue, self.sids, self.config, self.tokenizer = catalogue, sids, config, tokenizer
         self.guard = Guard(()) if tokenizer is None else Guard.from_tokenizer(tokenizer)
+        self._core = None if tokenizer is None else _private_core(tokenizer)
         self._rows = {item_id: row for row, item_id in enumerate(catalogue.ids)}
         self._known: dict[int, Entry] = {}
         self._price_level = _Levels((item.category, item.price) for item in catalogue)
@@ -255,31 +257,34 @@ class Serialiser:
             item: the item.
             without: fields to leave out (``title``, ``brand``, ``category``, ``price``, ``sales``, ``attributes``).
         """
-        budget = self.config.token_budget
-        text = self._item_text(item, without)
+        encoded = self._record(item, without)
         dropped: dict[str, int] = {}
-        if self._count(text) > budget and item.attributes and "attributes" not in without:
+        if self._too_long(encoded) and item.attributes and "attributes" not in without:
             dropped["attributes"] = len(item.attributes)
             without = (*without, "attributes")
-            text = self._item_text(item, without)
-        if self._count(text) > budget and "title" not in without:
+            encoded = self._record(item, without)
+        if self._too_long(encoded) and "title" not in without:
             kept = self._longest_title(item, without)
             dropped["title_characters"] = len(item.title) - kept
-            text = self._item_text(replace(item, title=item.title[:kept]), without)
-        return Encoded(text, self._encode([text])[0].ids, dropped=dropped)
+            encoded = self._record(replace(item, title=item.title[:kept]), without)
+        return replace(encoded, dropped=dropped)
+
+    def _record(self, item: Item, without: Sequence[str]) -> Encoded:
+        text = self._item_text(item, without)
+        return Encoded(text, self.ids(text))
+
+    def _too_long(self, encoded: Encoded) -> bool:
+        return len(encoded.ids) > self.config.token_budget
 
     def _longest_title(self, item: Item, without: Sequence[str]) -> int:
         """Characters of the title that the budget has room for, perhaps none."""
         low, high = 0, len(item.title)
         while low < high:
             middle = (low + high + 1) // 2
-            if (
-                self._count(self._item_text(replace(item, title=item.title[:middle]), without))
-                <= self.config.token_budget
-            ):
-                low = middle
-            else:
+            if self._too_long(self._record(replace(item, title=item.title[:middle]), without)):
                 high = middle - 1
+            else:
+                low = middle
         return low
 
     def _item_text(self, item: Item, without: Sequence[str]) -> str:
@@ -309,18 +314,17 @@ class Serialiser:
         return self.guard.quote(value) if isinstance(value, str) else json.dumps(value)
 
     # -- tokens -------------------------------------------------------------------------------------------------------
-    def _encode(self, texts: list[str]) -> list[Any]:
-        """One ``tokenizers.Encoding`` per text, control tokens parsed, none added."""
-        if self.tokenizer is None:
-            raise ModelError("this serialiser has no tokenizer: pass one to get tokens")
-        backend = self.tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        encodings: list[Any] = backend.encode_batch(texts, add_special_tokens=False)
-        return encodings
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text that is guarded already: control tokens are parsed, none is added."""
+        ids: list[int] = self._encode([text])[0].ids
+        return ids
 
-    def _count(self, text: str) -> int:
-        return len(self._encode([text])[0].ids)
+    def _encode(self, texts: list[str]) -> list[Any]:
+        """One ``tokenizers.Encoding`` (ids and character offsets) per text."""
+        if self._core is None:
+            raise ModelError("this serialiser has no tokenizer: pass one to get tokens")
+        encodings: list[Any] = self._core.encode_batch(texts, add_special_tokens=False)
+        return encodings
 
     def _encoded(self, page: Page, encoding: Any, cut: Cut, left_out: dict[str, int]) -> Encoded:
         starts = [start for start, _ in encoding.offsets]
@@ -332,6 +336,14 @@ class Serialiser:
             dropped={kind: n for kind, n in (left_out | cut._asdict()).items() if n},
             branches=[(bisect_left(starts, at), row) for at, row in page.branches],
         )
+
+
+def _private_core(tokenizer: Any) -> Any:
+    """A copy of the tokenizer's core that neither cuts nor pads, and that no other thread changes."""
+    core = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_truncation()
+    core.no_padding()
+    return core
 
 
 def _estimate(view: View, limits: Cut, share: float, length: int) -> int:

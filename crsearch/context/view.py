@@ -1,6 +1,6 @@
 """What of a context is written, part by part, so that parts can be dropped and found again in the text.
 
-Source: details: this project (METHODS 2.4 gives the form and the order of dropping).
+Source: details: this project.
 """
 
 from dataclasses import dataclass, field

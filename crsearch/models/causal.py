@@ -113,7 +113,7 @@ def extend_vocabulary(
     Returns:
         Ids of ``tokens``, in their order.
 
-    Source: details: this project (METHODS 2.6).
+    Source: details: this project.
     """
     from tokenizers import AddedToken
 

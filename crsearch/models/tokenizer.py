@@ -3,7 +3,7 @@
 A context is mostly JSON glue, which a tokenizer of general text cuts into many pieces. Here ``","query":"`` is one
 pre-token, so that byte-pair encoding makes it one token; ordinary text stays cut into words.
 
-Source: details: this project (FEASIBILITY Q2 measured what contexts cost under several tokenizers).
+Source: details: this project.
 """
 
 import re

@@ -82,6 +82,13 @@ def test_templates_that_cannot_switch_thinking_off_answer_at_once(ending: str) -
     assert chat_frame(tokenizer) == Frame(opener="U:", closer="A:", direct="")
 
 
+def test_templates_without_a_system_role_get_the_line_in_the_users_turn() -> None:
+    tokenizer = qwen_tokenizer()
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer.chat_template = refuse + "U:{{ messages[0].content }}A:"
+    assert chat_frame(tokenizer) == Frame(opener=f"U:{SYSTEM['en']}\n", closer="A:")
+
+
 def test_a_template_that_drops_the_users_text_is_refused() -> None:
     tokenizer = qwen_tokenizer()
     tokenizer.chat_template = "{{ messages[0].content }}"

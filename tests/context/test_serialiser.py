@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from hf_like import qwen_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop import book, contexts, shop
@@ -321,6 +322,16 @@ def test_endless_titles_do_not_break_the_budget(catalogue: Catalogue, tokenizer:
     for encoded in s.contexts(contexts(long, 5)):
         assert len(encoded.ids) <= 120
         parse_context(encoded.text)
+
+
+def test_other_uses_of_the_tokenizer_change_nothing(catalogue: Catalogue, sids: SidBook) -> None:
+    tokenizer = qwen_tokenizer()
+    tokenizer.add_tokens(sids.vocabulary(), special_tokens=True)
+    s = Serialiser(catalogue, sids, WIDE, tokenizer)
+    context = contexts(catalogue, 1)[0]
+    before = s.context(context)
+    tokenizer(["a", "b c d"], padding=True, truncation=True, max_length=2)
+    assert s.context(context) == before
 
 
 def test_one_by_one_equals_all_together(catalogue: Catalogue, sids: SidBook, tokenizer: Any) -> None:
