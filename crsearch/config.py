@@ -82,6 +82,14 @@ class SplitConfig(Section):
     valid: float = Field(default=0.05, gt=0, lt=1)
     """Share of users that are validation users."""
 
+    @model_validator(mode="after")
+    def _leaves_training_users(self) -> "SplitConfig":
+        if self.test + self.valid >= 1:
+            raise ValueError(
+                f"split.test + split.valid = {self.test + self.valid:g}: leave a share of the users for training"
+            )
+        return self
+
 
 class ContextConfig(Section):
     """How a context becomes the text that a model reads."""

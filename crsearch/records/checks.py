@@ -5,7 +5,7 @@ JSON lines, CSV or TSV. All problems of a pass come together, so that they can b
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -46,6 +46,14 @@ def check_folder(path: Path, now: datetime | None = None) -> list[Problem]:
         path: the folder. ``split`` may be missing (it is made on import), the others may not.
         now: times more than a day later are reported; default: the clock.
     """
+    return read_folder(path, now)[0]
+
+
+def read_folder(path: Path, now: datetime | None = None) -> tuple[list[Problem], Dataset | None]:
+    """The problems of a data set folder and, if there are none, its records; see ``check_folder``.
+
+    Without a ``split`` table the records have no examples.
+    """
     now = now or datetime.now(UTC)
     problems: list[Problem] = []
     parsed: dict[str, Parsed] = {}
@@ -64,9 +72,11 @@ def check_folder(path: Path, now: datetime | None = None) -> list[Problem]:
         problems += _check_searches(parsed, _unknown_items_policy(path))
     if "split" in parsed:
         problems += _check_split(parsed)
-    if len(parsed) == len(TABLES) and not problems:
-        problems += _check_leaks(parsed, _unknown_items_policy(path))
-    return problems
+    if problems:
+        return problems, None
+    data = _dataset(parsed, _unknown_items_policy(path))
+    leaks = find_leaks(data, parsed["split"].file if "split" in parsed else str(path))
+    return leaks, None if leaks else data
 
 
 def parse_table(file: Path, table: Table, now: datetime, problems: list[Problem]) -> Parsed:
@@ -285,12 +295,12 @@ def _check_split(parsed: Mapping[str, Parsed]) -> Iterator[Problem]:
             yield problem("search_id", "second-example", text, "keep the user's last search with a choice")
 
 
-def _check_leaks(parsed: Mapping[str, Parsed], unknown_items: UnknownItems) -> Sequence[Problem]:
+def _dataset(parsed: Mapping[str, Parsed], unknown_items: UnknownItems) -> Dataset:
+    """The records of tables without problems."""
     rows = {name: [row for _, row in table.rows] for name, table in parsed.items()}
     catalogue = Catalogue(Item(**row) for row in rows["items"])
     users = {row["user_id"]: User(**row) for row in rows["users"]}
     ordered = sorted(rows["searches"], key=lambda row: row["seq"] or 0)
     searches = tuple(Search(**{name: v for name, v in row.items() if name != "seq"}) for row in ordered)
-    targets = {row["search_id"]: (row["target"], row["part"]) for row in rows["split"]}
-    data = Dataset(catalogue, users, searches, targets, unknown_items=unknown_items)
-    return find_leaks(data, parsed["split"].file)
+    targets = {row["search_id"]: (row["target"], row["part"]) for row in rows.get("split", ())}
+    return Dataset(catalogue, users, searches, targets, unknown_items=unknown_items)

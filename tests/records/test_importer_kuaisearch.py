@@ -1,6 +1,7 @@
 import json
 import os
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,11 @@ class TestRecords:
         assert report.unused["relevance pairs"] == 1
         assert report.unused["recently clicked or purchased items (without their queries)"] == 1_200
 
+    def test_the_report_is_json_and_text(self, imported):
+        _, report = imported
+        assert json.loads(json.dumps(asdict(report)))["read"]["recall rows"] == 120
+        assert "  read: 120 recall rows" in report.summary().splitlines()
+
     def test_the_saved_records_pass_the_check(self, imported, tmp_path):
         imported[0].save(tmp_path)
         assert check_folder(tmp_path) == []
@@ -216,6 +222,6 @@ def test_the_published_samples_import_whole_with_unknown_items_as_text(tmp_path)
     data, report = import_kuaisearch(Path(shared) / "data" / "kuaisearch-demo", SPLIT, unknown_items="text")
     assert (len(data.catalogue), len(data.users), len(data.searches)) == (200, 397, 200)
     assert sum(not s.chosen for s in data.searches) == 50
-    assert report.dropped.total() == 0
+    assert not any(report.dropped.values())
     data.save(tmp_path)
     assert check_folder(tmp_path) == []

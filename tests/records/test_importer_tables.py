@@ -237,6 +237,7 @@ class TestMapping:
         (tmp_path / "m.toml").write_text(MAPPING)
         (folder / "mapping.toml").unlink()
         assert len(load(folder, mapping=tmp_path / "m.toml")[0].catalogue) == 2
+        assert len(load(tmp_path / "m.toml")[0].catalogue) == 2
         with pytest.raises(ConfigError, match="cannot be read"):
             load(folder)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crsearch.records.checks import check_folder
+from crsearch.config import SplitConfig
+from crsearch.records.checks import check_folder, read_folder
 from crsearch.records.problems import Problem
 from crsearch.records.schema import TABLES, describe
 from crsearch.records.split import choose_targets
@@ -39,6 +40,15 @@ def found(folder: Path) -> list[tuple[str, int | None, str]]:
 
 def test_right_tables_have_no_problems(tmp_path):
     assert check_folder(write(tmp_path), now=NOW) == []
+
+
+def test_tables_without_problems_are_read_as_records(tmp_path):
+    problems, data = read_folder(write(tmp_path), now=NOW)
+    assert problems == [] and data is not None
+    assert [(s.search_id, s.time.isoformat(), s.chosen) for s in data.searches] == [
+        ("1", "2025-06-01T20:11:00+00:00", ()), ("2", "2025-06-02T00:00:00+00:00", ("a",)),
+    ]  # fmt: skip
+    assert data.catalogue[1].category == ("C",) and not data.targets
 
 
 def test_the_example_rows_of_the_schema_are_right_rows(tmp_path):
@@ -187,15 +197,9 @@ def test_a_user_on_both_sides_is_named_with_both_lines(tmp_path):
 def test_a_saved_data_set_is_clean_also_with_unknown_items_as_text(tmp_path):
     catalogue = Catalogue([Item(item_id="a", title="x")])
     searches = (Search(search_id="1", user_id="u", time=NOW, query="q", clicked=("x", "a")),)
-    targets = choose_targets(searches, _split(), catalogue)
+    targets = choose_targets(searches, SplitConfig(), catalogue)
     Dataset(catalogue, {"u": User(user_id="u")}, searches, targets, unknown_items="text").save(tmp_path)
     assert check_folder(tmp_path, now=NOW) == []
-
-
-def _split():
-    from crsearch.config import SplitConfig
-
-    return SplitConfig()
 
 
 def test_broken_and_newer_parquet_files_are_named(tmp_path):

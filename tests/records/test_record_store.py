@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crsearch.config import SplitConfig
-from crsearch.errors import DataError, StorageError
+from crsearch.config import SplitConfig, load_settings
+from crsearch.errors import ConfigError, DataError, StorageError
 from crsearch.records.split import choose_targets, part_of
 from crsearch.records.store import Catalogue, Dataset
 from crsearch.records.types import Item, Search, User
@@ -75,6 +75,10 @@ class TestSplit:
         users = [f"u{i}" for i in range(2_000)]
         was = {u for u in users if part_of(u, small) == "test"}
         assert was < {u for u in users if part_of(u, large) == "test"}
+
+    def test_shares_that_leave_nobody_to_train_are_refused(self):
+        with pytest.raises(ConfigError, match=r"split\.test \+ split\.valid = 1"):
+            load_settings(overrides=["split.test=0.6", "split.valid=0.4"])
 
     def test_the_part_of_a_known_user_never_changes(self):
         assert [part_of(u, SPLIT) for u in ("u1", "u2", "u23", "顾客")] == ["train", "train", "train", "valid"]

@@ -1,7 +1,6 @@
 """What all importers share: the report, items outside the catalogue, clean texts, the last steps."""
 
 import html
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -21,15 +20,22 @@ MAX_TITLE = 2_000
 """Characters of a title; the rest is cut."""
 
 
+class Tally(dict[str, int]):
+    """Reason -> count, 0 at first. Not a Counter, which ``dataclasses.asdict`` cannot copy."""
+
+    def __missing__(self, reason: str) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class ImportReport:
     """What an import read, changed and dropped, counted under the reason."""
 
     source: str
-    read: Counter[str] = field(default_factory=Counter)
-    changed: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    unused: Counter[str] = field(default_factory=Counter)
+    read: Tally = field(default_factory=Tally)
+    changed: Tally = field(default_factory=Tally)
+    dropped: Tally = field(default_factory=Tally)
+    unused: Tally = field(default_factory=Tally)
     """What the source has and the records have no place for."""
 
     def summary(self) -> str:

@@ -345,7 +345,7 @@ def import_tables(
     """Records from tables of any naming, by a mapping file (see the module).
 
     Args:
-        source: folder of the tables.
+        source: folder of the tables, or the mapping file if that lies in it.
         split: shares of the parts.
         unknown_items: what happens to items of searches that the items table lacks.
         mapping: the mapping file; default ``mapping.toml`` in the folder.
@@ -359,6 +359,8 @@ def import_tables(
         ConfigError: the mapping file.
         DataError: file, line, column, rule and a right row.
     """
+    if mapping is None and source.suffix == ".toml":
+        source, mapping = source.parent, source
     path = mapping if mapping is not None else source / "mapping.toml"
     sections = load_mapping(path, source)
     report = ImportReport(f"tables: {source}")
