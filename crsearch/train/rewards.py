@@ -238,7 +238,7 @@ def sid_accuracy(
             f"rl.reward.layer_weights has {len(weights)} weights, but semantic IDs have {layers} layers: "
             "give one weight per layer"
         )
-    is_equal_BGKL1 = (pred_BGKL1 == target_BL1[:, None, None, :]) & (pred_BGKL1 >= 0)
+    is_equal_BGKL1 = pred_BGKL1 == target_BL1[:, None, None, :]
     hits_BGKL = is_equal_BGKL1[..., :layers].float()
     if prefix_only:
         hits_BGKL = hits_BGKL.cumprod(dim=-1)

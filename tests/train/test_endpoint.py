@@ -253,6 +253,12 @@ def test_a_dead_endpoint_stops_after_some_questions_and_keeps_what_it_has(serve,
     assert len(list(tmp_path.rglob("*.json"))) == 3
 
 
+def test_an_endpoint_that_fails_now_and_then_goes_on(serve, tmp_path):
+    server = serve(lambda n, _: Reply(status=503) if n % 2 else Reply())
+    answers = endpoint(server, tmp_path, concurrency=1, retries=0).ask(questions(*map(str, range(20))))
+    assert [a.reason for a in answers].count("http 503") == 10
+
+
 def test_nobody_listens(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

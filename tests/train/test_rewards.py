@@ -55,6 +55,7 @@ SID = "<a_1><b_2><c_3><d_0>"
         (f"<think>a</think>{SID}{SID}", {"only_sid_after"}),
         (f"<think>a</think>the item {SID}", {"only_sid_after"}),
         ("<think>a</think><a_1><b_2>", {"only_sid_after"}),
+        ("<think>a</think>the best item now", {"only_sid_after"}),
         ("", {"one_open", "one_close", "in_order", "non_empty", "only_sid_after"}),
     ],
 )
