@@ -27,7 +27,7 @@ class SimulateConfig(Section):
     users: int = Field(default=4_000, ge=10)
     """Users in all; the split by user decides who trains, validates and tests."""
     items: int = Field(default=3_400, ge=8)
-    """Items of the catalogue; keep it above the number of training targets (FEASIBILITY lesson 1)."""
+    """Items of the catalogue; keep it above the number of training targets (docs/decisions/0008)."""
     departments: int = Field(default=6, ge=1, le=12)
     """Departments of the shop; each has three main and three accessory categories."""
     brands: int = Field(default=6, ge=2, le=12)
@@ -144,11 +144,17 @@ class ModelConfig(Section):
     path: str | None = None
     """Folder of a causal language model with its tokenizer; none = tiny Qwen3 from scratch."""
     width: int = Field(default=128, ge=8)
+    """Hidden size. This and the next five describe the tiny model and are not read with ``path``."""
     layers: int = Field(default=3, ge=1)
+    """Transformer layers."""
     heads: int = Field(default=4, ge=1)
+    """Query heads per layer."""
     kv_heads: int = Field(default=2, ge=1)
+    """Key and value heads per layer; divides ``heads``."""
     head_dim: int = Field(default=32, ge=2)
+    """Numbers per head."""
     feed_forward: int = Field(default=384, ge=8)
+    """Inner width of the feed-forward blocks."""
     vocabulary: int = Field(default=3_000, ge=300)
     """Most tokens of the domain tokenizer, semantic IDs not counted."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -165,9 +171,11 @@ class OptimConfig(Section):
     lr: float = Field(default=3e-3, gt=0)
     """Learning rate of AdamW."""
     weight_decay: float = Field(default=0.05, ge=0)
+    """Decoupled weight decay of all two-dimensional weights; norms have none."""
     warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of steps of linear warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: down to 0 along a cosine, or unchanged."""
     clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm."""
 
@@ -176,6 +184,7 @@ class AlignConfig(Section):
     """Alignment pre-training: base -> align (CRS §3.1.2)."""
 
     epochs: int = Field(default=5, ge=1)
+    """Passes over the users; each shows every item of the catalogue once too."""
     batch: int = Field(default=16, ge=1)
     """User trees per step; item examples are mixed in proportionally."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -203,14 +212,19 @@ class DistillConfig(Section):
     repeats: int = Field(default=2, ge=1)
     """Times each trace is seen per epoch."""
     epochs: int = Field(default=4, ge=1)
+    """Passes over the traces, each of which counts ``repeats`` times."""
     batch: int = Field(default=16, ge=1)
+    """User trees per step; as many item examples are mixed in."""
     max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps (tests, dry runs)."""
     url: str | None = None
     """Base URL of an OpenAI-compatible endpoint, e.g. ``http://127.0.0.1:8000/v1``."""
     model: str = ""
     """Model name to ask the endpoint for."""
     concurrency: int = Field(default=8, ge=1)
+    """Requests to the endpoint under way at once."""
     retries: int = Field(default=4, ge=0)
+    """Attempts per request after the first."""
     timeout: float = Field(default=60.0, gt=0)
     """Seconds per request."""
     allow_private: bool = False
@@ -255,6 +269,7 @@ class RlConfig(Section):
     beam: int = Field(default=10, ge=1)
     """Candidates per thought (K)."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of the thoughts, and of the log-probabilities in the loss."""
     aggregate: Literal["rank_aware", "first"] = "rank_aware"
     """``rank_aware`` = R-GRPO (Eq. 7); ``first`` = GRPO on the top item."""
     rank_reward: Literal["paper", "ndcg", "prob"] = "paper"
@@ -264,17 +279,25 @@ class RlConfig(Section):
     sid_token_loss: Literal["positive", "all", "none"] = "positive"
     """SID tokens of o* carry loss: only where the advantage is positive, always (as printed), never."""
     normalise_std: bool = True
+    """Divide advantages by the standard deviation of their group (Eq. 8); off = Dr. GRPO."""
     std: Literal["sample", "population"] = "sample"
+    """Divisor of the variance: G - 1 or G."""
     eps: float = Field(default=1e-6, ge=0)
+    """Added to the standard deviation."""
     length_norm: Literal["sequence", "token", "constant"] = "sequence"
     """Loss per sequence divided by its tokens, by all tokens of the batch, or by ``length_constant``."""
     length_constant: int = Field(default=64, ge=1)
     """Tokens that stand for every length under ``length_norm = "constant"`` (Dr. GRPO's L_max)."""
     ratio: Literal["token", "sequence"] = "token"
+    """Importance ratio per token (GRPO) or per sequence (GSPO)."""
     clip_low: float = Field(default=0.2, ge=0)
+    """The ratio is clipped below 1 - ``clip_low``."""
     clip_high: float = Field(default=0.2, ge=0)
+    """The ratio is clipped above 1 + ``clip_high``."""
     constant_groups: Literal["drop", "keep"] = "drop"
+    """Groups of equal rewards: left out of the mean, or kept with advantage 0."""
     advantage_clamp: float | None = Field(default=None, gt=0)
+    """Largest size of an advantage; none = no limit."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the k3 KL term against the frozen start of the stage."""
     updates: int = Field(default=1, ge=1)
@@ -299,10 +322,15 @@ class SftConfig(Section):
     samples: int = Field(default=8, ge=1)
     """Thoughts sampled per user; the best correct one is kept. 1 = greedy."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of the sampled thoughts; not read with one sample."""
     users: Literal["all", "rl"] = "all"
+    """Whom to ask: all training users, or the fresh ones that alignment has not seen."""
     epochs: int = Field(default=1, ge=1)
+    """Passes over the correct thoughts."""
     batch: int = Field(default=16, ge=1)
+    """User trees per step; as many item examples are mixed in."""
     max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps (tests, dry runs)."""
     optim: OptimConfig = OptimConfig(lr_matrix=0.004, lr=8e-4)
 
 
@@ -336,6 +364,7 @@ class EvaluateConfig(Section):
     searchers: tuple[str, ...] = (
         "crs", "crs-direct", "crs-no-thought", "bm25", "tfidf", "popularity", "popularity-in-query",
     )  # fmt: skip
+    """Systems to measure; ``crsearch evaluate --searcher`` adds more later."""
     bootstrap: int = Field(default=2_000, ge=100)
     """Resamples of the 95 % intervals."""
     exclude_history: bool = False
@@ -352,6 +381,7 @@ class Settings(Section):
     preset: str = "recommended"
     """Starting point; the other settings override it."""
     seed: int = Field(default=0, ge=0)
+    """Of the simulated shop, the first weights, the order of examples and all sampling."""
     threads: int = Field(default=0, ge=0)
     """Threads of torch; 0 = all cores. Bits depend on it, so it is part of the manifest."""
     device: str = "auto"
