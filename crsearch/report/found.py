@@ -1,0 +1,154 @@
+"""What a finished run left on disk, read when it is first asked for."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crsearch.config import Settings, load_settings
+from crsearch.errors import RunError
+from crsearch.evaluate.evaluation import Evaluation, compare
+from crsearch.evaluate.intervals import Interval
+from crsearch.records.store import Dataset
+from crsearch.runs import Json, RunDirectory, read_lines
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished run, to read from.
+
+    Attributes:
+        folder: of the run.
+        run: its manifest and numbers.
+        settings: resolved.
+        results: content of ``results.json``.
+    """
+
+    folder: Path
+    run: RunDirectory
+    settings: Settings
+    results: Json
+    _evaluations: dict[str, Evaluation | None] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Found":
+        """Open a finished run.
+
+        Raises:
+            RunError: there is no run, it is not finished, or its results cannot be read.
+            ConfigError: its settings cannot be read.
+        """
+        run = RunDirectory.reading(folder)
+        file = folder / "results.json"
+        if not file.exists():
+            raise RunError(
+                f"{folder}: the run is not finished (no results.json), so there is nothing to report. "
+                f"Go on: crsearch run {folder}/settings.toml --out {folder} --resume"
+            )
+        return cls(folder, run, load_settings(folder / "settings.toml"), _read_json(file))
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return self.folder.resolve().name
+
+    @property
+    def simulated(self) -> bool:
+        """The data are a simulated shop."""
+        return self.settings.data is None
+
+    def stage_numbers(self, stage: str) -> Json:
+        """What the manifest knows of a stage; empty for one that was not run."""
+        entry = self.run.manifest.get("stages", {}).get(stage, {})
+        return dict(entry.get("numbers", {}))
+
+    @cached_property
+    def numbers(self) -> list[Json]:
+        """Lines of ``metrics.jsonl``."""
+        return self.run.numbers()
+
+    def series(self, stage: str, name: str) -> tuple[list[float], list[float]]:
+        """Steps and values of a logged number in a stage; empty where it was never logged."""
+        rows = [r for r in self.numbers if r["stage"] == stage and r.get(name) is not None]
+        return [float(r["step"]) for r in rows], [float(r[name]) for r in rows]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The records."""
+        return Dataset.load(self.folder / "data")
+
+    @cached_property
+    def truth(self) -> "pl.DataFrame | None":
+        """What the simulated shop knows of each example."""
+        import polars as pl
+
+        file = self.folder / "data" / "truth.parquet"
+        return pl.read_parquet(file) if file.exists() else None
+
+    def evaluation(self, system: str) -> Evaluation | None:
+        """The answers of a measured system; none where its files are not there.
+
+        Raises:
+            DataError: its files are broken.
+        """
+        if system not in self._evaluations:
+            files = [self.folder / "eval" / f"{system}.{ending}" for ending in ("parquet", "trec")]
+            there = all(file.exists() for file in files)
+            self._evaluations[system] = Evaluation.load(files[0].parent, system) if there else None
+        return self._evaluations[system]
+
+    def difference(self, system: str, other: str, metric: str, group: tuple[str, str] | None = None) -> Interval | None:
+        """Mean of ``system`` - ``other`` over the same test queries, with its interval, as ``results.json`` has it.
+
+        Args:
+            system, other: measured systems.
+            metric: e.g. ``NDCG@10``.
+            group: column and label of the queries to look at; none = all.
+
+        Returns:
+            None where the files of one of them are not there.
+        """
+        pair = [self.evaluation(name) for name in (system, other)]
+        if pair[0] is None or pair[1] is None:
+            return None
+        a, b = pair[0], pair[1]
+        if group is not None:
+            a, b = (e.by_group(group[0])[group[1]] for e in (a, b))
+        return compare(a, [b], metric, seed=self.settings.seed)[0].difference
+
+    def json(self, *parts: str) -> Any:
+        """Content of a JSON file of the run; none where it is not there."""
+        file = self.folder.joinpath(*parts)
+        return _read_json(file) if file.exists() else None
+
+    def lines(self, *parts: str) -> list[Json]:
+        """Rows of a JSON-lines file of the run; none where it is not there."""
+        file = self.folder.joinpath(*parts)
+        return read_lines(file) if file.exists() else []
+
+    # -- stages -------------------------------------------------------------------------------------------------------
+    @property
+    def stages(self) -> list[Json]:
+        """The training stages in order: name, tokens, mode, metrics."""
+        return list(self.results.get("stages", []))
+
+    @property
+    def thinking(self) -> list[Json]:
+        """The stages that think before they rank."""
+        return [s for s in self.stages if s.get("mode") != "direct"]
+
+    @property
+    def rl_stages(self) -> list[str]:
+        """Names of the stages of reinforcement learning."""
+        return [s["name"] for s in self.stages if s["name"].startswith("rl")]
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise RunError(f"{file}: not readable ({e}); restore the file, or run again with --resume") from e

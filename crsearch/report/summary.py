@@ -1,0 +1,105 @@
+"""One paragraph in plain words that is true whatever came out."""
+
+from collections.abc import Sequence
+
+from crsearch.report.found import Found
+from crsearch.report.numbers import brackets, percent, plain, signed
+from crsearch.report.systems import CONTROLS, by_quality, loop_change, verdicts
+from crsearch.report.verdict import Verdict
+
+_WHAT = {
+    "crs-direct": "crs-direct, the control trained without thoughts",
+    "crs-no-thought": "crs-no-thought, the same model asked to answer at once",
+}
+
+
+def summary(found: Found) -> str:
+    """What the run shows and what it does not, in one paragraph."""
+    sentences = [_level(found), *_controls(found), *_others(found), *_ceiling(found), *_loop(found), *_care(found)]
+    return " ".join(sentences)
+
+
+def _level(found: Found) -> str:
+    """How good ``crs`` is, or which system is best where it was not measured."""
+    queries = f"On {found.results['test_queries']:,} test queries"
+    rows = by_quality(found)
+    if not rows:
+        return f"{queries} no system was measured."
+    measured = dict(rows)
+    name = "crs" if "crs" in measured else rows[0][0]
+    row = measured[name]
+    which = f"crs (stage {found.results.get('final_stage')})" if name == "crs" else f"{name}, the best system measured,"
+    return (
+        f"{queries} {which} has the chosen item first for {percent(row['HR@1']['mean'])} and among ten for "
+        f"{percent(row['HR@10']['mean'])} of them; its NDCG@10 is {plain(row['NDCG@10']['mean'])} "
+        f"{brackets(row['NDCG@10'])}."
+    )
+
+
+def _controls(found: Found) -> list[str]:
+    said = verdicts(found)
+    out = [_stands("crs", _WHAT[name], said[name]) for name in CONTROLS if name in said]
+    return out
+
+
+def _stands(system: str, other: str, said: Verdict) -> str:
+    """A comparison as a sentence."""
+    if said.word == "not distinguishable from":
+        return f"In NDCG@10 {system} is not distinguishable from {other} (difference {signed(said.difference)})."
+    size = plain(abs(said.difference["mean"]))
+    ends = brackets({"mean": 0.0, **_ends(said)})
+    return f"In NDCG@10 {system} is {said.word} {other}, by {size} {ends}."
+
+
+def _ends(said: Verdict) -> dict[str, float]:
+    low, high = said.difference["low"], said.difference["high"]
+    return {"low": low, "high": high} if said.word == "above" else {"low": -high, "high": -low}
+
+
+def _others(found: Found) -> list[str]:
+    said = {name: v for name, v in verdicts(found).items() if name not in CONTROLS}
+    by_word = {w: [name for name in sorted(said) if said[name].word == w] for w in _PHRASES}
+    found_any = [f"{_PHRASES[word]} {_names(names)}" for word, names in by_word.items() if names]
+    return [f"Against the other systems: {'; '.join(found_any)}."] if found_any else []
+
+
+_PHRASES = {
+    "above": "crs is above",
+    "below": "crs is below",
+    "not distinguishable from": "crs is not distinguishable from",
+}
+
+
+def _names(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _ceiling(found: Found) -> list[str]:
+    ceiling = (found.results.get("ceiling") or {}).get("NDCG@10")
+    if ceiling is None:
+        return []
+    return [f"The best that any system can expect on this simulated shop is an NDCG@10 of {plain(ceiling)}."]
+
+
+def _loop(found: Found) -> list[str]:
+    change = loop_change(found)
+    if change is None:
+        return []
+    said, last = Verdict(change), found.thinking[-1]["name"]
+    return [_stands(f"the last stage of the loop ({last})", "its start (sft0)", said)]
+
+
+def _care(found: Found) -> list[str]:
+    out = []
+    invalid = found.results.get("invalid_items", 0)
+    if invalid:
+        out.append(f"{invalid:,} listed items were repeated or not in the catalogue.")
+    seeds = len(found.results.get("seeds", [0]))
+    if seeds == 1:
+        out.append(
+            "There is one seed: the intervals are over test queries and say nothing of the spread between "
+            "training runs."
+        )
+    else:
+        out.append(f"Means are over {seeds} seeds; the intervals are over test queries.")
+    return out

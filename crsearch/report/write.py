@@ -1,0 +1,56 @@
+"""From a finished run to ``report/index.html`` and ``report/report.md``."""
+
+from pathlib import Path
+
+from crsearch.report import about, render, systems, training
+from crsearch.report.examples import examples
+from crsearch.report.found import Found
+from crsearch.report.parts import Page
+from crsearch.report.summary import summary
+from crsearch.runs import write_atomic
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write the report of a finished run.
+
+    The page needs no network, no script and no model; the same run gives the same bytes, wherever it lies.
+
+    Args:
+        run_folder: of the run.
+
+    Returns:
+        Path of the HTML page; ``report.md`` lies beside it.
+
+    Raises:
+        RunError: there is no run, or it is not finished.
+        ConfigError, DataError: its settings, records or evaluations are broken.
+        StorageError: the report cannot be written; an earlier one stays.
+    """
+    found = page_of(Found.read(run_folder))
+    page = run_folder / "report" / "index.html"
+    write_atomic(page.with_name("report.md"), render.md(found))
+    write_atomic(page, render.html(found))
+    return page
+
+
+def page_of(found: Found) -> Page:
+    """The content of the report, in the order in which a reader asks."""
+    return Page(
+        title=f"crsearch: {found.name}",
+        summary=summary(found),
+        sections=[
+            about.data(found),
+            systems.main_table(found),
+            systems.significance(found),
+            systems.claims(found),
+            training.stages(found),
+            training.losses(found),
+            training.rewards(found),
+            systems.groups(found),
+            systems.thought_pays(found),
+            training.statements(found),
+            about.semantic_ids(found),
+            examples(found),
+            about.remake(found),
+        ],
+    )
