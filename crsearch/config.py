@@ -386,6 +386,8 @@ class Settings(Section):
     """Threads of torch; 0 = all cores. Bits depend on it, so it is part of the manifest."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``."""
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    """Training time that a crash may cost: seconds between checkpoints inside a stage; 0 = after every step."""
     simulate: SimulateConfig = SimulateConfig()
     split: SplitConfig = SplitConfig()
     context: ContextConfig = ContextConfig()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from crsearch.encoders.bars import without_bars
 from crsearch.encoders.base import Kind
 from crsearch.errors import ModelError
 
@@ -74,7 +75,8 @@ class HuggingFaceEncoder:
         }
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            self._model: Any = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
+            with without_bars():
+                self._model: Any = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as e:
             raise ModelError(f"{path}: no encoder that transformers can load ({e})") from e
         self._model.eval().to(device)

@@ -16,6 +16,7 @@ from jaxtyping import Int64
 
 from crsearch.config import Settings
 from crsearch.context.prompts import CLOSE, CONTROL, PAD, THINK, token_id
+from crsearch.encoders.bars import without_bars
 from crsearch.errors import ModelError
 from crsearch.models.causal import extend_vocabulary, generable, load_folder, tiny_model
 from crsearch.models.tokenizer import train_tokenizer
@@ -145,7 +146,7 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
     Raises:
         StorageError: no room or no permission; what was there stays.
     """
-    with atomic_directory(folder) as tmp:
+    with atomic_directory(folder) as tmp, without_bars():
         bundle.model.save_pretrained(tmp, safe_serialization=True)
         bundle.tokenizer.save_pretrained(tmp)
         identity = {"format": FORMAT, "fingerprint": bundle.fingerprint, "parts": bundle.parts}

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from crsearch.config import ModelConfig
+from crsearch.encoders.bars import without_bars
 from crsearch.errors import ModelError
 
 
@@ -62,9 +63,10 @@ def load_folder(path: Path | str) -> tuple[Any, Any]:
     config = _checked_config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
-        )
+        with without_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
+            )
     except Exception as e:  # transformers raises errors of many libraries here; each means an unusable folder
         kind = config.get("model_type")
         raise ModelError(f"{folder}: cannot load this {kind} model: {e}. Copy or download the folder again") from e

@@ -45,6 +45,7 @@ class Workbench:
             precision=self.settings.model,
             pretrained=self.settings.model.path is not None,
             progress=self.progress,
+            save_every=self.settings.checkpoint_seconds,
         )
 
     def item_trees(self, stage: str, count: int, step: int, *, both: bool) -> list[Tree]:

@@ -10,9 +10,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
@@ -22,9 +22,6 @@ from crsearch.config import ModelConfig, OptimConfig
 from crsearch.errors import TrainingDiverged
 from crsearch.runs import Progress, RunDirectory, atomic_directory, digest, file_digest, silent, write_json
 from crsearch.train.optim import Optimiser
-
-SAVE_EVERY = 60.0
-"""Seconds between checkpoints inside a stage: what a crash can cost."""
 
 Losses = Iterator[tuple[Tensor, Mapping[str, float]]]
 """Losses of one step with the numbers to log; each is one optimiser update."""
@@ -84,7 +81,8 @@ class Trainer:
     pretrained: bool
     progress: Progress = silent
     log_every: int = 10
-    save_every: float = SAVE_EVERY
+    save_every: float = 60.0
+    """Seconds between checkpoints: what a crash can cost."""
 
     def train(self, total: int, losses_of: Callable[[int], Losses]) -> dict[str, float]:
         """Take ``total`` steps, from the last checkpoint on if there is one.
@@ -100,8 +98,8 @@ class Trainer:
             StorageError: no room for a checkpoint.
         """
         optimiser = Optimiser(self.model, self.optim, self.pretrained)
-        done, sums = self._resume(optimiser)
-        meter, saved = Meter(), time.monotonic()
+        done, sums, meter = self._resume(optimiser)
+        saved = time.monotonic()
         device = next(self.model.parameters()).device
         for step in range(done, total):
             with torch.enable_grad():
@@ -124,9 +122,8 @@ class Trainer:
                 self.progress(self.stage, step + 1, total, shown)
             else:
                 self.progress(self.stage, step + 1, total, {})
-            at_log = (step + 1) % self.log_every == 0  # so that no half-filled mean is lost
-            if at_log and not last and time.monotonic() - saved > self.save_every:
-                self._save(step + 1, optimiser, sums)
+            if not last and time.monotonic() - saved >= self.save_every:
+                self._save(step + 1, optimiser, sums, meter)
                 saved = time.monotonic()
         return dict(sorted(sums.items()))
 
@@ -150,25 +147,27 @@ class Trainer:
         """Remove the checkpoint, once the stage's model is saved."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _save(self, step: int, optimiser: Optimiser, sums: Mapping[str, float]) -> None:
+    def _save(self, step: int, optimiser: Optimiser, sums: Mapping[str, float], meter: Meter) -> None:
         with atomic_directory(self.folder) as tmp:
             save_model(self.model, str(tmp / "model.safetensors"))
             save_file(optimiser.tensors(), str(tmp / "optim.safetensors"))
-            write_json(tmp / "state.json", {"step": step, "key": self.key, "sums": dict(sums)})
+            state = {"step": step, "key": self.key, "sums": dict(sums), "meter": asdict(meter)}
+            write_json(tmp / "state.json", state)
             shas = {name: file_digest(tmp / name) for name in ("model.safetensors", "optim.safetensors", "state.json")}
             write_json(tmp / "manifest.json", shas)
 
-    def _resume(self, optimiser: Optimiser) -> tuple[int, dict[str, float]]:
+    def _resume(self, optimiser: Optimiser) -> tuple[int, dict[str, float], Meter]:
+        """Steps done, sums over the stage, means under way; weights and optimiser are put back."""
         state = self._readable_state()
-        step = int(cast(int, state["step"])) if state else 0
+        step = int(state["step"]) if state else 0
         self.run.rewind("metrics.jsonl", self.stage, step)
         if not state:
-            return 0, {}
+            return 0, {}, Meter()
         load_model(self.model, str(self.folder / "model.safetensors"))
         optimiser.load_tensors(load_file(str(self.folder / "optim.safetensors")))
-        return step, dict(cast(Mapping[str, float], state["sums"]))
+        return step, dict(state["sums"]), Meter(**state["meter"])
 
-    def _readable_state(self) -> dict[str, object] | None:
+    def _readable_state(self) -> dict[str, Any] | None:
         """The state of a complete, undamaged checkpoint of this very stage."""
         manifest = self.folder / "manifest.json"
         if not manifest.exists():
@@ -176,7 +175,7 @@ class Trainer:
         shas = json.loads(manifest.read_text())
         if any(not (self.folder / n).exists() or file_digest(self.folder / n) != s for n, s in shas.items()):
             return None
-        state: dict[str, object] = json.loads((self.folder / "state.json").read_text())
+        state: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
         return state if state["key"] == self.key else None
 
 
