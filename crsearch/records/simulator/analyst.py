@@ -27,7 +27,7 @@ import numpy as np
 from crsearch.records.simulator.bayes import Beliefs, believe
 from crsearch.records.simulator.words import LEVELS, STEMS, STYLES
 from crsearch.records.simulator.world import World
-from crsearch.records.types import Context, Search
+from crsearch.records.types import Context
 
 Analyst = Literal["map", "noisy", "leak"]
 ANALYSTS: tuple[Analyst, ...] = ("map", "noisy", "leak")
@@ -62,6 +62,37 @@ def fields_of(world: World, row: int) -> Stated:
     return Stated(*(int(column[row]) for column in columns))
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an analyst can quote from a context, newest first."""
+
+    context: Context
+    chosen: list[Stated]
+    """Items chosen in the history."""
+    compared: list[tuple[int, list[int]]]
+    """Of each earlier search with a choice: level of the item chosen last, and the other levels it was chosen over."""
+    skipped: list[int]
+    """Levels of skipped items."""
+
+
+def read_facts(world: World, context: Context) -> Facts:
+    """Look up what the history shows; nothing where history decides nothing.
+
+    Raises:
+        DataError: an item that this shop does not have.
+    """
+    facts = Facts(context, [], [], [])
+    for search in reversed(context.history if world.config.history_weight > 0 else ()):
+        chosen = [fields_of(world, world.catalogue.row(i)) for i in reversed(search.chosen)]
+        skipped = [int(world.level_N[world.catalogue.row(i)]) for i in search.skipped]
+        facts.chosen.extend(chosen)
+        facts.skipped.extend(skipped)
+        if chosen:
+            level = chosen[0].level
+            facts.compared.append((level, [other for other in skipped if other != level]))
+    return facts
+
+
 def think(world: World, contexts: Sequence[Context]) -> list[str]:
     """The thoughts of the ``map`` analyst: a function of the contexts alone.
 
@@ -69,50 +100,48 @@ def think(world: World, contexts: Sequence[Context]) -> list[str]:
         DataError: a query or an item that this shop does not have.
     """
     stated = most_probable(believe(world, contexts)) if contexts else []
-    return [write(world, context, fields) for context, fields in zip(contexts, stated, strict=True)]
+    return [write(world, read_facts(world, c), fields) for c, fields in zip(contexts, stated, strict=True)]
 
 
-def confuse(world: World, context: Context, stated: Stated, rng: np.random.Generator) -> Stated:
+def confuse(world: World, facts: Facts, stated: Stated, rng: np.random.Generator) -> Stated:
     """What the ``noisy`` analyst states instead: each field wrong with chance ``analyst_noise``."""
     stem, brand, level, style = rng.random(4) < world.config.analyst_noise
     first = stated.category // STEMS * STEMS
     return Stated(
         category=first + (stated.category + 1) % STEMS if stem else stated.category,
-        brand=_other_brand(world, context, stated) if brand else stated.brand,
+        brand=_other_brand(facts, stated) if brand else stated.brand,
         level=(stated.level + 1 if stated.level + 1 < LEVELS else stated.level - 1) if level else stated.level,
         style=(stated.style + 1) % STYLES if style else stated.style,
     )
 
 
-def _other_brand(world: World, context: Context, stated: Stated) -> int:
-    """Another brand of the department: of the item chosen last with one, else the next popular one."""
-    for fields in _chosen(world, context):
-        if fields.department == stated.department and fields.brand != stated.brand:
-            return fields.brand
+def _other_brand(facts: Facts, stated: Stated) -> int:
+    """Another brand of the department: of the item chosen last with one, else the most popular other one."""
+    for item in facts.chosen:
+        if item.department == stated.department and item.brand != stated.brand:
+            return item.brand
     return 0 if stated.brand else 1  # brands are numbered by popularity
 
 
-def write(world: World, context: Context, stated: Stated) -> str:
+def write(world: World, facts: Facts, stated: Stated) -> str:
     """A thought that states these fields, each with a fact of the context that supports it if there is one."""
     frame = world.language.sentences
     sentences = (
         frame.wants.format(category=world.category_name(stated.category)),
-        _why_brand(world, context, stated),
-        _why_level(world, context, stated),
-        _why_style(world, context, stated),
+        _why_brand(world, facts, stated),
+        _why_level(world, facts, stated),
+        _why_style(world, facts.context, stated),
         frame.item + frame.gap + world.title(stated.category, stated.brand, stated.level, stated.style),
     )
     return frame.gap.join(sentences)
 
 
-def _why_brand(world: World, context: Context, stated: Stated) -> str:
+def _why_brand(world: World, facts: Facts, stated: Stated) -> str:
     """The query names it; else the newest main item with it that was chosen, or any item; else the prior."""
     frame, brand = world.language.sentences, world.brands[stated.department][stated.brand]
-    if context.query == brand:
+    if facts.context.query == brand:
         return frame.asked.format(brand=brand)
-    same = [
-        f for f in _chosen(world, context) if (f.department, f.brand) == (stated.department, stated.brand)
-    ]  # fmt: skip
+    same = [f for f in facts.chosen if (f.department, f.brand) == (stated.department, stated.brand)]
     mains = [f for f in same if not world.is_accessory(f.category)]
     if not same:
         return frame.popular.format(value=brand)
@@ -120,23 +149,19 @@ def _why_brand(world: World, context: Context, stated: Stated) -> str:
     return frame.clicked.format(quoted=quoted, quoted_brand=brand, brand=brand)
 
 
-def _why_level(world: World, context: Context, stated: Stated) -> str:
-    """A chosen item of that level, best against a skipped one; else any choice, a skipped item, the age, the prior."""
+def _why_level(world: World, facts: Facts, stated: Stated) -> str:
+    """A choice of that level, best one over another level; else any choice, a skipped item, the age, the prior."""
     frame, names = world.language.sentences, world.language.levels
     level = names[stated.level]
-    pairs = [_levels(world, search) for search in _history(world, context)]
-    chosen = [(c, [s for s in skipped if s != c]) for c, skipped in pairs if c is not None]
-    # newest first within each of: right and compared, right, compared, any
-    chosen.sort(key=lambda pair: (pair[0] != stated.level, not pair[1]))
-    if chosen:
-        c, others = chosen[0]
+    if facts.compared:
+        chosen, others = min(facts.compared, key=lambda c: (c[0] != stated.level, not c[1]))  # the newest of equals
         if others:
-            return frame.chose_over.format(clicked=names[c], skipped=names[others[0]], level=level)
-        return frame.chose.format(clicked=names[c], level=level)
-    skipped = [s for _, all_skipped in pairs for s in all_skipped if s != stated.level]
+            return frame.chose_over.format(clicked=names[chosen], skipped=names[others[0]], level=level)
+        return frame.chose.format(clicked=names[chosen], level=level)
+    skipped = [s for s in facts.skipped if s != stated.level]
     if skipped:
         return frame.skipped.format(skipped=names[skipped[0]], level=level)
-    age = context.profile.get("age")
+    age = facts.context.profile.get("age")
     if world.config.history_weight > 0 and age is not None:
         return frame.age.format(age=age, level=level)
     return frame.popular.format(value=level)
@@ -155,22 +180,3 @@ def _why_style(world: World, context: Context, stated: Stated) -> str:
         season = world.language.season(world.climate_of[place], context.time.month)[1]
         return frame.season.format(season=season, place=place, style=style)
     return frame.taste.format(gender=context.profile["gender"], age=context.profile["age"], style=style)
-
-
-def _history(world: World, context: Context) -> tuple[Search, ...]:
-    """Earlier searches that are evidence, newest first: none where history decides nothing."""
-    return context.history[::-1] if world.config.history_weight > 0 else ()
-
-
-def _chosen(world: World, context: Context) -> list[Stated]:
-    """Fields of the items chosen in the history, newest first."""
-    return [
-        fields_of(world, world.catalogue.row(item)) for s in _history(world, context) for item in s.chosen[::-1]
-    ]  # fmt: skip
-
-
-def _levels(world: World, search: Search) -> tuple[int | None, list[int]]:
-    """Level of the item chosen last in a search, if any, and the levels of the skipped ones."""
-    level_N, row = world.level_N, world.catalogue.row
-    chosen = [int(level_N[row(i)]) for i in search.chosen]
-    return (chosen[-1] if chosen else None), [int(level_N[row(i)]) for i in search.skipped]

@@ -119,7 +119,8 @@ class _Shopper:
         """Items shown and not clicked, one after the other without repeats: ~ exp(min(|level - wanted|, 2))."""
         weight_I = skip_weight(level_I, self.level)
         order_I = self.rng.exponential(size=len(level_I)) / weight_I  # smallest first = drawn one after the other
-        return [int(i) for i in np.argsort(order_I, kind="stable") if i != picked][:number]
+        drawn = [int(i) for i in np.argsort(order_I, kind="stable")[: number + 1] if i != picked]
+        return drawn[:number]
 
 
 def skip_weight(levels: Ints, wanted: Ints | int) -> Floats:

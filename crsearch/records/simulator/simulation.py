@@ -12,7 +12,7 @@ import numpy as np
 from crsearch.config import SimulateConfig, SplitConfig
 from crsearch.errors import DataError
 from crsearch.records.files import write_together
-from crsearch.records.simulator.analyst import ANALYSTS, Stated, confuse, fields_of, most_probable, write
+from crsearch.records.simulator.analyst import ANALYSTS, Stated, confuse, fields_of, most_probable, read_facts, write
 from crsearch.records.simulator.bayes import believe, probabilities, rank, rank_of
 from crsearch.records.simulator.people import live
 from crsearch.records.simulator.stated import FIELDS, FieldName
@@ -155,8 +155,9 @@ def _truth_rows(world: World, examples: Sequence[Example], first: int) -> list[d
     rows: list[dict[str, object]] = []
     for b, (example, best) in enumerate(zip(examples, most_probable(beliefs), strict=True)):
         context, true = example.context, fields_of(world, int(target_B[b]))
+        facts = read_facts(world, context)
         noise = np.random.default_rng([world.seed, 2, first + b])
-        said = {"map": best, "noisy": confuse(world, context, best, noise), "leak": true}
+        said = {"map": best, "noisy": confuse(world, facts, best, noise), "leak": true}
         rows.append(
             {
                 "search_id": context.search_id,
@@ -166,7 +167,7 @@ def _truth_rows(world: World, examples: Sequence[Example], first: int) -> list[d
                 "target": example.target,
                 "target_rank": int(rank_B[b]),
                 "bayes_items": [world.item_ids[row] for row in top_BK[b]],
-                **{f"thought_{who}": write(world, context, said[who]) for who in ANALYSTS},
+                **{f"thought_{who}": write(world, facts, said[who]) for who in ANALYSTS},
                 **{
                     f"{who}_{name}": word
                     for who, stated in {**said, "true": true}.items()

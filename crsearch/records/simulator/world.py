@@ -161,10 +161,20 @@ class World:
                 f"a category ({self.category_name(0)!r}), an accessory ({self.language.bare(0)!r}) or a brand"
             ) from None
 
+    @cached_property
+    def _category_names(self) -> dict[bool, list[str]]:
+        """Names of all categories, without and with synonyms."""
+        stems, count = 2 * STEMS, 2 * STEMS * self.departments
+        return {
+            synonym: [
+                self.language.category(c // stems, c % STEMS, self.is_accessory(c), synonym) for c in range(count)
+            ]
+            for synonym in (False, True)
+        }
+
     def category_name(self, category: int, synonym: bool = False) -> str:
         """Words of a category."""
-        y, rest = divmod(category, 2 * STEMS)
-        return self.language.category(y, rest % STEMS, rest >= STEMS, synonym)
+        return self._category_names[synonym][category]
 
     def is_accessory(self, category: int) -> bool:
         """Whether a category is an accessory of a main product."""
