@@ -27,6 +27,7 @@ NAME = "crsearch_tree"
 
 _ACTIVE: ContextVar["TreeCache | None"] = ContextVar("crsearch_tree_cache", default=None)
 _SWITCH = threading.RLock()
+_BLOCK = 64
 
 
 class PromptRead(Exception):
@@ -54,24 +55,25 @@ class TreeCache:
         self.lengths_B, self.layers, self.group, self.slots = lengths_B, layers, group, slots
         self.prompt: list[Segment] = []
         self.branch: list[Segment] = []
-        self.used = 0
-        longest = int(lengths_B.max())
-        padded = torch.arange(longest, device=lengths_B.device) >= lengths_B[:, None]
-        self.prompt_bias = _bias(padded)[:, None, None] if bool((lengths_B < longest).any()) else None
+        self.used = self.steps = self.attended = 0
+        self.longest = int(lengths_B.max())
+        padded = torch.arange(self.longest, device=lengths_B.device) >= lengths_B[:, None]
+        self.prompt_bias = _bias(padded)[:, None, None] if bool(padded.any()) else None
         self.path_bias = torch.empty(0)
 
     @property
     def reads_prompt(self) -> bool:
         """True until the prompts are read."""
-        return len(self.prompt) < self.layers
+        return self.longest > 0 and len(self.prompt) < self.layers
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Longest text held."""
-        return int(self.lengths_B.max()) + self.used
+        return self.longest + self.used
 
     def open_slots(self, count: int, paths_BGMS: Bool[Tensor, "B G M S"]) -> None:
         """Make room for the next token of ``count`` rows per branch; ``paths`` covers the new slots too."""
         self.used += count
+        self.steps += 1
         self.path_bias = _bias(~paths_BGMS[..., : self.used])[:, :, None, None]
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -111,6 +113,7 @@ class TreeCache:
 
     def attend(self, layer_idx: int, query_BHRD: Tensor, scaling: float) -> Tensor:
         """Attention of all rows to prompt and own path; R = group x rows per branch."""
+        self.attended += 1
         branch, used = self.branch[layer_idx], self.used
         B, Hq, R = query_BHRD.shape[:3]
         H = branch.key.shape[2]
@@ -137,6 +140,26 @@ class TreeCache:
         return out.reshape(B, Hq, R, -1)
 
 
+def causal_attention(query_BHTD: Tensor, key_BhTD: Tensor, value_BhTD: Tensor, scaling: float) -> Tensor:
+    """Each token attends to itself and those before it; query heads are a multiple of key heads."""
+    gqa, T = query_BHTD.shape[1] != key_BhTD.shape[1], query_BHTD.shape[2]
+    if query_BHTD.device.type != "cpu" or T <= _BLOCK:
+        return F.scaled_dot_product_attention(
+            query_BHTD, key_BhTD, value_BhTD, is_causal=True, scale=scaling, enable_gqa=gqa
+        )
+    # torch's CPU kernel computes the hidden half too; in blocks of queries only the visible keys are touched
+    place = torch.arange(_BLOCK)
+    diagonal = _bias(place > place[:, None]).to(query_BHTD.dtype)
+    bias = F.pad(diagonal, (T, 0))  # zeros for the keys before the block
+    blocks = []
+    for a in range(0, T, _BLOCK):
+        n = min(_BLOCK, T - a)
+        query, key, value = query_BHTD[:, :, a : a + n], key_BhTD[:, :, : a + n], value_BhTD[:, :, : a + n]
+        seen = bias[:n, T - a : T + n]
+        blocks.append(F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling, enable_gqa=gqa))
+    return torch.cat(blocks, dim=2)
+
+
 def _bias(hidden: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
     """0 where visible, -inf where hidden."""
     return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
@@ -154,7 +177,7 @@ def _tree_attention(
 ) -> tuple[Tensor, None]:
     """The attention function that transformers' layers call; finds its cache in the running context."""
     cache = _ACTIVE.get()
-    assert cache is not None, "the attention of crsearch.decode is only installed by tree_attention"
+    assert cache is not None, "a forward pass within tree_attention, but outside reading"
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ModelError(
@@ -167,31 +190,40 @@ def _tree_attention(
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if cache.reads_prompt:
-        groups = query.shape[1] // key.shape[1]
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=groups > 1)
+        out = causal_attention(query, key, value, scaling)
     else:
         out = cache.attend(int(module.layer_idx), query, scaling)  # type: ignore[arg-type]
     return out.transpose(1, 2).contiguous(), None
 
 
 @contextmanager
-def tree_attention(model: nn.Module, cache: TreeCache) -> Iterator[None]:
-    """Run a transformers model on a `TreeCache`; its own attention comes back at the end, also after an error.
+def tree_attention(model: nn.Module) -> Iterator[None]:
+    """Give a transformers model the attention of this module; its own comes back, also after an error.
 
-    One thread at a time has the switch.
+    Within, forward passes need a cache (`reading`). One thread at a time has the switch.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    whole: Any = model.config
+    text = whole.get_text_config()
+    configs = [whole] if text is whole else [whole, text]
     with _SWITCH:
-        configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-        before = [(c, c._attn_implementation) for c in configs.values()]
+        before = [config._attn_implementation for config in configs]
         ALL_ATTENTION_FUNCTIONS.register(NAME, _tree_attention)
-        token = _ACTIVE.set(cache)
         try:
-            for config, _ in before:
+            for config in configs:
                 config._attn_implementation = NAME
             yield
         finally:
-            _ACTIVE.reset(token)
-            for config, implementation in before:
+            for config, implementation in zip(configs, before, strict=True):
                 config._attn_implementation = implementation
+
+
+@contextmanager
+def reading(cache: TreeCache) -> Iterator[None]:
+    """Forward passes within read and write this cache."""
+    token = _ACTIVE.set(cache)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from crsearch.decode.prefix import Stepper, check_prompts, evaluating, stepper
+from crsearch.decode.prefix import Stepper, check_prompts, decoding, stepper
 from crsearch.decode.trie import DeviceLevels, Trie, TrieMask
 from crsearch.errors import ConfigError, DataError, ModelError
 
@@ -65,7 +65,7 @@ def beam_search(
     scores = torch.full((len(prompts), width), -torch.inf)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     slots = 1 + width * (trie.depth - 1)
-    with evaluating(model):
+    with decoding(model, cache):
         for at in range(0, len(prompts), batch):
             part = by_length[at : at + batch]
             source = stepper(model, [prompts[i] for i in part], slots, cache)
@@ -146,11 +146,10 @@ def _filter(valid: Tensor, child: Tensor, levels: DeviceLevels, level: int, mask
 
 def _logprob(logits_nMV: Tensor, token_nMC: Tensor, valid_nMC: Tensor, normalise: Normalise) -> Float[Tensor, "n M C"]:
     """Log-probability of each child."""
-    chosen = logits_nMV.gather(2, token_nMC)
     if normalise == "full":
-        return chosen - logits_nMV.logsumexp(-1, keepdim=True)
-    chosen = chosen.masked_fill(~valid_nMC, -torch.inf)
-    return chosen - chosen.logsumexp(-1, keepdim=True)
+        return logits_nMV.log_softmax(-1).gather(2, token_nMC)
+    chosen = logits_nMV.gather(2, token_nMC).masked_fill(~valid_nMC, -torch.inf)
+    return chosen.log_softmax(-1).masked_fill(chosen == -torch.inf, -torch.inf)
 
 
 def best(score_nX: Tensor, key_nX: Tensor, count: int) -> Int64[Tensor, "n K"]:

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from copy import copy
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from crsearch.decode.attention import PromptRead, TreeCache, tree_attention
+from crsearch.decode.attention import PromptRead, TreeCache, reading, tree_attention
 from crsearch.errors import DataError, ModelError
 
 
@@ -32,17 +32,29 @@ class Stepper(Protocol):
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inference mode and no dropout; the model's own mode comes back."""
-    training = model.training
+def decoding(model: nn.Module, cache: bool = True) -> Iterator[None]:
+    """Inference mode, no dropout and, for causal models with a cache, tree attention; all comes back at the end.
+
+    Raises:
+        ModelError: the model's layers do not use transformers' attention interface.
+    """
+    training, tree = model.training, cache and not _is_encoder_decoder(model)
+    if tree and not getattr(model, "_supports_attention_backend", False):
+        raise ModelError(
+            f"{type(model).__name__} does not use transformers' attention interface: pass cache=False (slower)"
+        )
     if training:
         model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), tree_attention(model) if tree else nullcontext():
             yield
     finally:
         if training:
             model.train()
+
+
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -75,7 +87,7 @@ class PrefixTree:
     """
 
     def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], group: int, slots: int) -> None:
-        """Read the prompts.
+        """Read the prompts; all within `decoding`.
 
         Args:
             model: any transformers causal model whose layers use the attention interface.
@@ -83,21 +95,20 @@ class PrefixTree:
             group: branches per context (G).
             slots: most tokens a branch will hold, those of all its rows counted, its first one too.
         """
-        if not getattr(model, "_supports_attention_backend", False):
-            raise ModelError(
-                f"{type(model).__name__} does not use transformers' attention interface: pass cache=False (slower)"
-            )
         self.model, self.group = model, group
-        config = model.config.get_text_config()  # type: ignore[union-attr,operator]
+        layers = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
         ids_BT, lengths_B = padded([p[:-1] for p in prompts], device_of(model))
-        self.cache = TreeCache(lengths_B, config.num_hidden_layers, group, slots)
+        self.cache = TreeCache(lengths_B, layers, group, slots)
         if ids_BT.shape[1]:
-            with tree_attention(model, self.cache):
+            with reading(self.cache):
                 position = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
                 with suppress(PromptRead):
                     model(input_ids=ids_BT, position_ids=position, past_key_values=self.cache, use_cache=True)
-        else:
-            self.cache.layers = 0
+            if self.cache.reads_prompt:
+                raise ModelError(
+                    f"{type(model).__name__}: {len(self.cache.prompt)} of {layers} layers keep keys and values: pass "
+                    "cache=False (slower)"
+                )
         last = torch.tensor([p[-1] for p in prompts], device=ids_BT.device)
         self.first_BG1 = last[:, None, None].expand(-1, group, 1)
         self.paths_BGMS = torch.zeros(len(prompts), group, 1, slots, dtype=torch.bool, device=ids_BT.device)
@@ -112,16 +123,22 @@ class PrefixTree:
         if parents_BGM is not None:
             paths = paths.gather(2, parents_BGM[..., None].expand(-1, -1, -1, paths.shape[-1]))
         position_BGM = cache.lengths_B[:, None, None] + paths.sum(-1)
+        own_M = torch.arange(M, device=paths.device)
         paths = paths.clone()
-        paths[..., used : used + M] = torch.eye(M, dtype=torch.bool, device=paths.device)
+        paths[:, :, own_M, used + own_M] = True
         self.paths_BGMS = paths
         cache.open_slots(M, paths)
-        with tree_attention(self.model, cache):
+        with reading(cache):
             out = self.model(
                 input_ids=tokens_BGM.flatten(1),
                 position_ids=position_BGM.flatten(1),
                 past_key_values=cache,
                 use_cache=True,
+            )
+        if cache.attended != cache.steps * cache.layers:
+            raise ModelError(
+                f"{type(self.model).__name__}: {cache.attended} of {cache.steps * cache.layers} layers attended to the "
+                "shared prefix; some have attention of their own: pass cache=False (slower)"
             )
         logits: Tensor = out.logits
         return logits.view(B, G, M, -1).float()
@@ -214,6 +231,6 @@ class EncoderRows(_Rows):
 
 def stepper(model: nn.Module, prompts: Sequence[Sequence[int]], slots: int, cache: bool) -> Stepper:
     """The way that fits the model."""
-    if getattr(model.config, "is_encoder_decoder", False):
+    if _is_encoder_decoder(model):
         return EncoderRows(model, prompts)
     return PrefixTree(model, prompts, group=1, slots=slots) if cache else Recompute(model, prompts)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from crsearch.decode.beam import Masks, Normalise, Prompts, beam_search, best, per_prompt, search
-from crsearch.decode.prefix import PrefixTree, check_prompts, evaluating
+from crsearch.decode.prefix import PrefixTree, check_prompts, decoding
 from crsearch.decode.trie import Trie
 from crsearch.errors import ConfigError, DataError
 
@@ -76,7 +76,7 @@ def sample_thoughts(
     generator: torch.Generator | None = None,
 ) -> Thoughts:
     """Let the model reason after each prompt; the arguments are those of `think_then_rank`."""
-    with evaluating(model):
+    with decoding(model):
         _, thoughts = _think(model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, 0)
     return thoughts
 
@@ -122,7 +122,7 @@ def think_then_rank(
     if width < 1:
         raise ConfigError(f"width = {width}: at least 1")
     masks = [m for m in per_prompt(mask, len(prompts), trie) for _ in range(group_size)]
-    with evaluating(model):
+    with decoding(model):
         room = width * (trie.depth - 1)
         source, thoughts = _think(
             model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, room

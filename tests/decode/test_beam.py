@@ -9,6 +9,7 @@ import torch
 from decode_tiny import VOCABULARY, catalogues, model, random_prompts, score_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import MambaConfig, MambaForCausalLM
 
 from crsearch.decode import Trie, beam_search
 from crsearch.decode.beam import search
@@ -65,11 +66,12 @@ def test_beam_two_finds_what_greedy_misses():
     assert search(Table(GOLDEN_TABLE), GOLDEN_TRIE, 2, [None], "sid")[0].tolist() == [[2, 0]]
 
 
-def test_a_beam_at_a_dead_end_dies_and_never_leaves_the_catalogue():
+@pytest.mark.parametrize("normalise", ["full", "sid"])
+def test_a_beam_at_a_dead_end_dies_and_never_leaves_the_catalogue(normalise):
     no_continuation = {(): {A0: 0.9, A1: 0.1}, (A0,): {INVALID: 1.0}, (A1,): {B0: 1.0}}
-    rows, scores = search(Table(no_continuation), GOLDEN_TRIE, 2, [None], "full")
+    rows, scores = search(Table(no_continuation), GOLDEN_TRIE, 2, [None], normalise)
     assert rows.tolist() == [[2, -1]] and scores[0, 1] == -torch.inf
-    rows, scores = search(Table({(): {INVALID: 1.0}}), GOLDEN_TRIE, 2, [None], "full")
+    rows, scores = search(Table({(): {INVALID: 1.0}}), GOLDEN_TRIE, 2, [None], normalise)
     assert rows.tolist() == [[-1, -1]] and (scores == -torch.inf).all()
 
 
@@ -266,10 +268,16 @@ def test_broken_weights_are_an_error_not_a_ranking():
 
 
 def test_a_model_without_the_attention_interface_is_told_the_way_out():
-    from crsearch.decode.prefix import PrefixTree
-
+    mamba = MambaForCausalLM(
+        MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4, use_mambapy=False)
+    )
+    trie = Trie.from_tokens(np.array([[9, 10], [9, 11], [8, 11]]))
     with pytest.raises(ModelError, match="cache=False"):
-        PrefixTree(torch.nn.Linear(1, 1), [[1]], group=1, slots=1)
+        beam_search(mamba, [[1, 2]], trie)
+    rows_1K, scores_1K = beam_search(mamba, [[1, 2]], trie, width=3, cache=False)
+    truth = score_all(mamba.eval(), [1, 2], trie.tokens())
+    assert rows_1K[0].tolist() == truth.argsort(descending=True).tolist()
+    torch.testing.assert_close(scores_1K[0], truth[rows_1K[0]], atol=1e-4, rtol=0)
 
 
 def test_a_hundred_thousand_items_are_decoded_and_all_are_of_the_catalogue():
