@@ -40,7 +40,8 @@ class SimulateConfig(Section):
     """Share of queries with category words that use synonyms no title contains."""
     look_alikes: float = Field(default=0.0, ge=0.0, le=1.0)
     """0 = items spread over all (category, brand) pairs; 1 = packed into the fewest pairs, so that nearly all
-    of a pair's 16 price levels and styles are on sale and items differ in price or style only."""
+    of a pair's 16 price levels and styles are on sale and items differ in price or style only. It needs room:
+    raise ``brands`` above what the items need, e.g. to 12."""
     min_history: int = Field(default=4, ge=0)
     """Fewest earlier searches of a user who is not cold."""
     max_history: int = Field(default=8, ge=0)

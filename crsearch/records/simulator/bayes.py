@@ -122,7 +122,7 @@ class _Evidence:
         if self.clicks:
             event = np.array([[c.context, c.department, c.row, c.wanted, c.style] for c in self.clicks])
             b_E, y_E, row_E, wanted_E, style_E = event.T
-            log_EPR = np.log(world.choice_NPRS[row_E, :, :, style_E])
+            log_EPR = np.log(np.maximum(world.choice_NPRS[row_E, :, :, style_E], np.finfo(float).tiny))
             known_EP1 = np.take_along_axis(log_EPR, np.maximum(wanted_E, 0)[:, None, None], axis=2)
             np.add.at(log_BYPR, (b_E, y_E), np.where(wanted_E[:, None, None] < 0, log_EPR, known_EP1))
         return log_BYPR

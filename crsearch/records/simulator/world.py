@@ -12,7 +12,8 @@ A user wants a brand r, a price level p and a style s. In a category they choose
   clicked against skipped tells the level;
 * category of an accessory: the one for the main product clicked last in the department, with chance 0.93.
 
-Axes beside those of the project: P price levels, R brands of a department, S styles, Y departments.
+Axes beside those of the project: P price levels, R brands of a department, S styles, Y departments, M mains of a
+department, E events of histories, I items of a category. Departments are numbered, as are categories (see ``World``).
 
 Source: details: this project (the world measured in the project's feasibility study); METHODS.md 5.4.
 """
@@ -260,8 +261,10 @@ def choice_table(config: SimulateConfig, fields_N4: Ints, appeal_N: Floats) -> F
         + w_style * is_style_NS[:, None, None, :]
         + APPEAL_WEIGHT * appeal_N[:, None, None, None]
     )
-    weight_NPRS = np.exp(utility_NPRS - utility_NPRS.max())
-    total_CPRS = np.zeros((category_N.max() + 1, *weight_NPRS.shape[1:]))
+    best_CPRS = np.full((category_N.max() + 1, *utility_NPRS.shape[1:]), -np.inf)
+    np.maximum.at(best_CPRS, category_N, utility_NPRS)
+    weight_NPRS = np.exp(utility_NPRS - best_CPRS[category_N])
+    total_CPRS = np.zeros_like(best_CPRS)
     np.add.at(total_CPRS, category_N, weight_NPRS)
     choice_NPRS = weight_NPRS / total_CPRS[category_N]
     return np.concatenate([choice_NPRS, choice_NPRS.mean(axis=-1, keepdims=True)], axis=-1)

@@ -205,6 +205,14 @@ def test_another_users_history_destroys_the_ranking(shop):
     assert ndcg(rank_of(wrong, target_B[:-1])) < 0.4 * ndcg(rank_of(right, target_B[:-1]))
 
 
+def test_extreme_sharpness_stays_finite_and_leaves_little_doubt():
+    simulation = simulate(TINY.model_copy(update={"sharpness": (1e4, 1e4, 1e4), "history_weight": 1.0}), SPLIT, 0)
+    contexts, _ = contexts_of(simulation)
+    probability_BN = probabilities(simulation.world, believe(simulation.world, contexts))
+    np.testing.assert_allclose(probability_BN.sum(axis=1), 1)
+    assert np.median(probability_BN.max(axis=1)) > 0.9
+
+
 def test_without_history_weight_only_the_query_counts():
     simulation = simulate(TINY.model_copy(update={"history_weight": 0.0}), SPLIT, 1)
     contexts, _ = contexts_of(simulation)
