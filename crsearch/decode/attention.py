@@ -68,7 +68,7 @@ class TreeCache:
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Longest text held."""
-        return self.longest + self.used
+        return self.longest + self.steps
 
     def open_slots(self, count: int, paths_BGMS: Bool[Tensor, "B G M S"]) -> None:
         """Make room for the next token of ``count`` rows per branch; ``paths`` covers the new slots too."""

@@ -313,7 +313,8 @@ class Running:
     def finish(self, length_BG: Int64[Tensor, "B G"]) -> None:
         """Bring all keys home; each branch holds its first token and its thought."""
         self._bring_home()
-        self.all.cache.used = self.part.cache.used
+        home, part = self.all.cache, self.part.cache
+        home.used, home.steps, home.attended = part.used, part.steps, part.attended
         slot_S = torch.arange(self.all.paths_BGMS.shape[-1], device=length_BG.device)
         self.all.paths_BGMS = (slot_S <= length_BG[..., None])[:, :, None]
 

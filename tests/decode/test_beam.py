@@ -9,7 +9,15 @@ import torch
 from decode_tiny import VOCABULARY, catalogues, model, random_prompts, score_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from crsearch.decode import Trie, beam_search
 from crsearch.decode.beam import search
@@ -278,6 +286,49 @@ def test_a_model_without_the_attention_interface_is_told_the_way_out():
     truth = score_all(mamba.eval(), [1, 2], trie.tokens())
     assert rows_1K[0].tolist() == truth.argsort(descending=True).tolist()
     torch.testing.assert_close(scores_1K[0], truth[rows_1K[0]], atol=1e-4, rtol=0)
+
+
+SIZE: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen2Config(**SIZE, num_key_value_heads=1),
+        MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=20),
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0),
+    ],
+    ids=lambda c: c.model_type,
+)
+def test_other_families_share_their_prefix_too(config):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other = AutoModelForCausalLM.from_config(config)
+    trie, prompts = Trie.from_tokens(np.array([[9, 20], [9, 21], [8, 20], [7, 22]])), random_prompts(0, (16, 5))
+    rows_BK, scores_BK = beam_search(other, prompts, trie, width=4)
+    rows, scores = beam_search(other, prompts, trie, width=4, cache=False)
+    assert rows_BK.tolist() == rows.tolist()
+    torch.testing.assert_close(scores_BK, scores, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=8), "a window of 8 tokens"),
+        (Gemma2Config(**SIZE, num_key_value_heads=2, head_dim=8), "softcap"),
+    ],
+    ids=["window", "softcap"],
+)
+def test_attention_that_cannot_be_shared_is_an_error_and_leaves_the_model_usable(config, message):
+    other = AutoModelForCausalLM.from_config(config)
+    trie, before = Trie.from_tokens(np.array([[9, 20], [8, 21]])), other.config._attn_implementation
+    with pytest.raises(ModelError, match=f"{message}.*cache=False"):
+        beam_search(other, random_prompts(0, (16,)), trie)
+    assert other.config._attn_implementation == before
+    assert sorted(beam_search(other, random_prompts(0, (16,)), trie, width=2, cache=False)[0][0].tolist()) == [0, 1]
 
 
 def test_a_hundred_thousand_items_are_decoded_and_all_are_of_the_catalogue():
