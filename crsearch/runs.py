@@ -5,24 +5,29 @@ manifest says so, and the manifest names the sha256 of each artefact. Layout: DE
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crsearch.errors import RunError, StorageError
+from crsearch.errors import CrsearchError, RunError, StorageError
 
 Json = dict[str, Any]
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called as (stage, done, total, numbers) while a stage runs."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+_TMP, _OLD = ".tmp-", ".old-"
 
 
 def silent(stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
@@ -55,20 +60,35 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn "no room" and "not allowed" of the operating system into an error with a remedy."""
+    """Turn "no room", "not allowed" and "not a folder" of the operating system into an error with a remedy.
+
+    Libraries in Rust (safetensors, tokenizers, polars) tell such errors in words only: ``... (os error 28)``.
+    """
     try:
         yield
-    except OSError as e:
-        if e.errno in _NO_ROOM:
-            probe = path if path.exists() else path.parent
-            free = shutil.disk_usage(probe).free / 2**20 if probe.exists() else 0.0
-            raise StorageError(
-                f"{path}: no room to write ({e.strerror}; {free:.0f} MiB free). Nothing was changed: "
-                "free some room, then run the same command with --resume"
-            ) from e
-        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(f"{path}: not allowed to write here ({e.strerror}); choose another --out") from e
+    except CrsearchError:
         raise
+    except Exception as e:
+        told = re.search(r"\(os error (\d+)\)", str(e))
+        number = e.errno if isinstance(e, OSError) else int(told[1]) if told else None
+        if number in _NO_ROOM:
+            raise StorageError(
+                f"{path}: no room to write ({os.strerror(number)}; {_free_mib(path):,.0f} MiB free). What was there "
+                "before is unchanged: free some room, then give the same command again (a run: with --resume)"
+            ) from e
+        if number in _NOT_ALLOWED:
+            raise StorageError(
+                f"{path}: not allowed to write here ({os.strerror(number)}); choose another place"
+            ) from e
+        if number in _NOT_A_FOLDER:
+            raise StorageError(f"{path}: cannot be a folder ({os.strerror(number)}); choose another place") from e
+        raise
+
+
+def _free_mib(path: Path) -> float:
+    """Room on the disk that holds, or would hold, ``path``."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free / 2**20
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -77,7 +97,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         StorageError: no room or no permission; the old content stays.
     """
-    tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    tmp = path.with_name(f"{_TMP}{os.getpid()}-{path.name}")
     with storage_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,13 +120,16 @@ def write_json(path: Path, value: object) -> None:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``path`` when the block ends well.
 
+    A process killed between the two renames leaves the former content under another name; the next call, or
+    opening the run directory again, puts it back.
+
     Raises:
         StorageError: no room or no permission; what was at ``path`` stays.
     """
-    tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    old = path.with_name(f".old-{os.getpid()}-{path.name}")
+    tmp, old = path.with_name(f"{_TMP}{os.getpid()}-{path.name}"), path.with_name(_OLD + path.name)
     with storage_errors(path):
         try:
+            _put_back(old)
             shutil.rmtree(tmp, ignore_errors=True)
             tmp.mkdir(parents=True)
             yield tmp
@@ -119,7 +142,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+            _put_back(old)
+
+
+def _put_back(old: Path) -> None:
+    """Settle what ``atomic_directory`` moved aside: back to its place if that is empty, else it is out of date."""
+    place = old.with_name(old.name.removeprefix(_OLD))
+    if place.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.replace(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +169,28 @@ class StageRecord:
 class RunDirectory:
     """One run on disk. Open it with ``with RunDirectory(path) as run``: the block holds the lock.
 
+    The lock is the operating system's (flock on ``.lock``): it ends with the process, however that ends.
+
     Raises (on entering):
-        RunError: another living process holds the lock.
+        RunError: another process holds the lock, or the manifest cannot be read.
         StorageError: the folder cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._manifest: Json = {}
-        self._locked = False
+        self._lock: int | None = None
 
     def __enter__(self) -> "RunDirectory":
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
-        self._sweep()
-        self._manifest = self._read_manifest()
+            self._lock = self._take_lock()
+        try:
+            self._sweep()
+            self._manifest = self._read_manifest()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     @classmethod
@@ -163,41 +201,45 @@ class RunDirectory:
             RunError: there is no run.
         """
         if not (path / "manifest.json").exists():
-            raise RunError(f"{path}: no run here (no manifest.json). Make one: crsearch demo --out {path}")
+            raise RunError(
+                f"{path}: {'not a run directory (no manifest.json)' if path.exists() else 'no such folder'}. "
+                f"Make a run: crsearch demo --out {path}"
+            )
         run = cls(path)
         run._manifest = run._read_manifest()
         return run
 
     def __exit__(self, *_: object) -> None:
-        if self._locked:
-            (self.path / ".lock").unlink(missing_ok=True)
-            self._locked = False
+        if self._lock is None:
+            return
+        if os.listdir(self.path) == [".lock"]:  # nothing came of it: leave no empty run behind
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+        os.close(self._lock)
+        self._lock = None
 
     # -- lock ---------------------------------------------------------------------------------------------------------
-    def _take_lock(self) -> None:
-        lock = self.path / ".lock"
-        me = {"pid": os.getpid(), "host": socket.gethostname()}
-        with storage_errors(lock):
-            for _ in range(2):
-                try:
-                    with lock.open("x") as f:
-                        json.dump(me, f)
-                    self._locked = True
-                    return
-                except FileExistsError:
-                    holder = _read_lock(lock)
-                    if _alive(holder):
-                        raise RunError(
-                            f"{self.path}: in use by process {holder.get('pid')} on {holder.get('host')}. "
-                            f"Wait for it, choose another --out, or remove {lock} if that process is gone"
-                        ) from None
-                    lock.unlink(missing_ok=True)
-        raise RunError(f"{self.path}: another process took the lock at the same moment; try again")
+    def _take_lock(self) -> int:
+        """The open, locked file; it names the holder for whoever comes second."""
+        file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 1_000, 0).decode("utf-8", "replace") or "another process"
+            os.close(file)
+            raise RunError(
+                f"{self.path}: in use by {holder}. Wait for it, stop it, or choose another run directory"
+            ) from None
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        return file
 
     def _sweep(self) -> None:
-        """Remove what a killed process left behind."""
-        for left in [*self.path.rglob(".tmp-*"), *self.path.rglob(".old-*")]:
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        """Remove what a killed process left half-written; put back what it had moved aside."""
+        for old in list(self.path.rglob(_OLD + "*")):
+            _put_back(old)
+        for left in list(self.path.rglob(_TMP + "*")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     # -- manifest and stages ------------------------------------------------------------------------------------------
     def _read_manifest(self) -> Json:
@@ -205,9 +247,12 @@ class RunDirectory:
         if not path.exists():
             return {"stages": {}}
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as e:
             raise RunError(f"{path}: not readable ({e}); remove the file to start over in this directory") from e
+        if not isinstance(found, dict) or not isinstance(found.get("stages"), dict):
+            raise RunError(f"{path}: not the manifest of a run (no stages); choose another directory")
+        return found
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -236,11 +281,11 @@ class RunDirectory:
             if not file.exists() or file_digest(file) != sha:
                 raise RunError(
                     f"{file}: {'changed' if file.exists() else 'missing'} since stage {name} wrote it. "
-                    f"Delete the entry by running with --redo {name}, or restore the file"
+                    f"Restore the file, or make it again: run with --resume --redo {name}"
                 )
         return StageRecord(entry["key"], entry["outputs"], entry["numbers"])
 
-    def complete(self, name: str, key: str, outputs: list[Path], numbers: Mapping[str, Any] | None = None) -> None:
+    def complete(self, name: str, key: str, outputs: Sequence[Path], numbers: Mapping[str, Any] | None = None) -> None:
         """Record a stage as done, with the sha256 of each output (files, or folders of files)."""
         files = [f for out in outputs for f in (sorted(out.rglob("*")) if out.is_dir() else [out]) if f.is_file()]
         shas = {f.relative_to(self.path).as_posix(): file_digest(f) for f in files}
@@ -248,8 +293,9 @@ class RunDirectory:
         self.describe({"stages": stages})
 
     def forget(self, name: str) -> None:
-        """Drop the record of a stage, so that it is run again."""
-        self.describe({"stages": {k: v for k, v in self._manifest["stages"].items() if k != name}})
+        """Drop the record of a stage, so that it is run again; nothing to do if there is none."""
+        if name in self._manifest["stages"]:
+            self.describe({"stages": {k: v for k, v in self._manifest["stages"].items() if k != name}})
 
     # -- lines --------------------------------------------------------------------------------------------------------
     def append(self, file: str, row: Mapping[str, Any]) -> None:
@@ -292,23 +338,3 @@ def read_lines(path: Path) -> list[Json]:
             if i < len(lines) - 1:
                 raise RunError(f"{path}:{i + 1}: not a JSON line; restore the file or delete this line") from None
     return rows
-
-
-def _read_lock(lock: Path) -> Json:
-    try:
-        return dict(json.loads(lock.read_text()))
-    except (OSError, json.JSONDecodeError):
-        return {}
-
-
-def _alive(holder: Json) -> bool:
-    """Whether the process that wrote the lock still runs (other hosts: assumed to run)."""
-    if holder.get("host") != socket.gethostname():
-        return bool(holder)
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,8 +8,8 @@ from typing import Any
 
 from crsearch.config import Settings, load_settings
 from crsearch.errors import DataError, RunError
-from crsearch.pipeline.measure import SEARCHERS, Evaluator
-from crsearch.pipeline.run import run
+from crsearch.pipeline.measure import SEARCHERS, model_searcher
+from crsearch.pipeline.run import finish, refuse_unknown_searchers
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Context
 from crsearch.runs import Progress, RunDirectory, silent
@@ -44,7 +44,10 @@ def evaluate_again(folder: Path, searchers: tuple[str, ...], progress: Progress 
     names = tuple(SEARCHERS) if "all" in searchers else searchers
     wanted = tuple(dict.fromkeys([*settings.evaluate.searchers, *names]))
     settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})
-    return run(settings, folder, resume=True, progress=progress)
+    refuse_unknown_searchers(settings)
+    with RunDirectory(folder) as directory:
+        own = None if settings.data is None else folder / "data"  # the source may have changed or gone since
+        return finish(Workspace(directory, settings, progress, own))
 
 
 def evaluate_file(folder: Path, run_file: Path) -> dict[str, Any]:
@@ -91,8 +94,7 @@ def search_again(
         raise DataError("the query is empty: say what is searched for")
     space = Workspace(RunDirectory.reading(folder), settings, silent)
     context = context_of(space, query, user_id, place)
-    evaluator = Evaluator(space, found["final_stage"])
-    searcher = evaluator.searcher("crs" if thinks else "crs-no-thought")
+    searcher = model_searcher(space, found["final_stage"], "crs", thinks=thinks)
     begun = time.perf_counter()
     answer = searcher.search([context], k)[0]
     took = 1e3 * (time.perf_counter() - begun)

@@ -1,10 +1,12 @@
 """The training stages of a run, in the order of CRS figure 1: traces, align, sft0, (rl_i, sft_i+1)*, direct control."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crsearch.pipeline.stages import Work
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Example
 from crsearch.runs import StageRecord, read_lines, write_atomic, write_json
@@ -13,7 +15,6 @@ from crsearch.train.examples import TreeBuilder, split_users
 from crsearch.train.rl import policy_stage
 from crsearch.train.select import correct, incorrect
 from crsearch.train.supervised import Workbench, align, consolidate, continue_directly, first_reasoning
-from crsearch.train.trainer import Trainer
 
 Numbers = Mapping[str, Any]
 Outputs = tuple[Sequence[Path], Numbers]
@@ -59,7 +60,7 @@ class Learner:
 
         def work(key: str) -> Outputs:
             bench = self.bench("base", self.aligned)
-            return self.trained(bench, "align", key, align(bench, "align", key, self.aligned))
+            return self.trained("align", align(bench, "align", key, self.aligned))
 
         return self.stage("align", [base.key, self.settings.align.model_dump()], work)
 
@@ -72,7 +73,7 @@ class Learner:
                 (self.by_search[search_id], bench.builder.prompts.thought(text))
                 for search_id, text in self.space.traces().items()
             ]
-            return self.trained(bench, "sft0", key, first_reasoning(bench, "sft0", key, thoughts))
+            return self.trained("sft0", first_reasoning(bench, "sft0", key, thoughts))
 
         config = self.settings.distill.model_dump(include={"repeats", "epochs", "batch", "max_steps", "optim"})
         return self.stage("sft0", [before.key, traces.key, config], work)
@@ -91,7 +92,7 @@ class Learner:
             bench = self.bench(start, examples)
             trie = catalogue_trie(bench.builder.bundle)
             numbers = policy_stage(bench, name, key, examples, trie)
-            return self.trained(bench, name, key, {**numbers, "examples": len(examples)})
+            return self.trained(name, {**numbers, "examples": len(examples)})
 
         inputs = [before.key, chosen and chosen.key, config.model_dump(), self.settings.decode.think_tokens]
         return self.stage(name, inputs, work)
@@ -133,7 +134,7 @@ class Learner:
         def work(key: str) -> Outputs:
             right = [(self.by_search[r["search_id"]], r["thought_ids"]) for r in read_lines(file)]
             bench = self.bench(start, [e for e, _ in right])
-            return self.trained(bench, name, key, consolidate(bench, name, key, right))
+            return self.trained(name, consolidate(bench, name, key, right))
 
         return self.stage(name, [chosen.key, config.model_dump()], work)
 
@@ -144,10 +145,10 @@ class Learner:
         def work(key: str) -> Outputs:
             users = [*self.aligned, *self.fresh]
             bench = self.bench("align", users)
-            return self.trained(bench, "direct", key, continue_directly(bench, "direct", key, users, tokens))
+            return self.trained("direct", continue_directly(bench, "direct", key, users, tokens))
 
         inputs = [aligned.key, tokens, self.settings.align.model_dump(), self.settings.distill.optim.model_dump()]
-        return self.space.stages.do("direct", inputs, work)
+        return self.training("direct", inputs, work)
 
     # -- choice -------------------------------------------------------------------------------------------------------
     def validate(self, stage: str, record: StageRecord) -> StageRecord:
@@ -178,15 +179,18 @@ class Learner:
         builder.read([e.context for e in examples])
         return Workbench(run=self.space.run, settings=self.settings, builder=builder, progress=self.space.progress)
 
-    def trained(self, bench: Workbench, stage: str, key: str, numbers: Numbers) -> Outputs:
-        """Save the trained model as the result of ``stage`` and drop its checkpoints."""
-        folder = self.space.save_model(stage)
-        trainer: Trainer = bench.trainer(stage, key, self.settings.align.optim)
-        trainer.clear()
-        return [folder], numbers
+    def trained(self, stage: str, numbers: Numbers) -> Outputs:
+        """Save the trained model as the result of ``stage``."""
+        return [self.space.save_model(stage)], numbers
 
-    def stage(self, name: str, inputs: object, work: Any) -> StageRecord:
+    def training(self, name: str, inputs: object, work: Work) -> StageRecord:
+        """Run a training stage; its checkpoints go once the stage is on record, not before."""
+        record = self.space.stages.do(name, inputs, work)
+        shutil.rmtree(self.space.path("checkpoints", name), ignore_errors=True)
+        return record
+
+    def stage(self, name: str, inputs: object, work: Work) -> StageRecord:
         """A training stage that is part of CRS."""
-        record = self.space.stages.do(name, [inputs, self.settings.seed], work)
+        record = self.training(name, [inputs, self.settings.seed], work)
         self.stages.append((name, record))
         return record

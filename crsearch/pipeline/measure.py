@@ -5,7 +5,7 @@ The file holds nothing that depends on the clock, so that a resumed run writes t
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crsearch.errors import ConfigError
 from crsearch.evaluate.evaluation import Evaluation, compare, evaluate
@@ -16,7 +16,9 @@ from crsearch.pipeline.workspace import Workspace
 from crsearch.records.statistics import statistics
 from crsearch.records.types import Searcher
 from crsearch.runs import StageRecord, write_json
-from crsearch.train.examples import TreeBuilder
+
+if TYPE_CHECKING:
+    from crsearch.searchers.crs import CrsSearcher
 
 SEARCHERS: dict[str, str] = {
     "crs": "thinks, then ranks: the stage that validation kept",
@@ -60,16 +62,10 @@ class Evaluator:
         return lexical(self.space, name)
 
     def model_searcher(self, stage: str, name: str, *, thinks: bool) -> Searcher:
-        """The model of a stage as a searcher."""
-        from crsearch.searchers.crs import CrsSearcher
-        from crsearch.train.answer import catalogue_trie
-
-        builder: TreeBuilder = self.space.builder(stage)
-        builder.bundle.model.eval()
-        builder.read([e.context for e in self.examples])
-        return CrsSearcher(
-            builder, catalogue_trie(builder.bundle), self.space.settings.decode, thinks=thinks, name=name
-        )
+        """The model of a stage as a searcher that has read the test contexts."""
+        searcher = model_searcher(self.space, stage, name, thinks=thinks)
+        searcher.builder.read([e.context for e in self.examples])
+        return searcher
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Labels of the test queries."""
@@ -119,6 +115,16 @@ class Evaluator:
     def load(self, name: str) -> Evaluation:
         """A measured system."""
         return Evaluation.load(self.folder, name)
+
+
+def model_searcher(space: Workspace, stage: str, name: str, *, thinks: bool) -> "CrsSearcher":
+    """The model of a finished stage as a searcher."""
+    from crsearch.searchers.crs import CrsSearcher
+    from crsearch.train.answer import catalogue_trie
+
+    builder = space.builder(stage)
+    builder.bundle.model.eval()
+    return CrsSearcher(builder, catalogue_trie(builder.bundle), space.settings.decode, thinks=thinks, name=name)
 
 
 def lexical(space: Workspace, name: str) -> Searcher:

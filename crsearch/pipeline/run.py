@@ -1,5 +1,6 @@
 """The whole path: records -> semantic IDs -> traces -> base -> align -> sft0 -> (rl, sft)* -> evaluation -> results."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,58 @@ from crsearch.pipeline.workspace import Workspace, threads
 from crsearch.runs import Progress, RunDirectory, StageRecord, silent, write_json
 
 
-def run(settings: Settings, out: Path, *, resume: bool = False, progress: Progress = silent) -> dict[str, Any]:
+def run(
+    settings: Settings, out: Path, *, resume: bool = False, redo: Sequence[str] = (), progress: Progress = silent
+) -> dict[str, Any]:
     """Run every stage that is not done, and write ``results.json``.
 
     Args:
         settings: resolved settings; what they change against an earlier run is run again, and what depends on it.
+            ``threads`` = 0 means those the run began with, and all cores for a new one.
         out: run directory.
         resume: go on in a directory that already holds a run.
+        redo: stages to run again although nothing changed, e.g. because a file of theirs was damaged.
         progress: called as (stage, done, total, numbers).
 
     Returns:
         The content of ``results.json``.
 
     Raises:
-        RunError: the directory holds a run and ``resume`` is off, or a run of another data set or thread count.
+        RunError: the directory holds a run and ``resume`` is off, or a run of another data set or thread count;
+            an unknown stage in ``redo``.
         ConfigError: an unknown searcher.
         DataError, SidError, ModelError, StorageError, TeacherError: see the stage.
     """
     refuse_unknown_searchers(settings)
     if not resume and (out / "manifest.json").exists():
         raise RunError(f"{out}: holds a run already. Go on with --resume, or choose another --out")
+    with RunDirectory(out) as directory:
+        for name in redo:
+            _forget(directory, name)
+        return finish(Workspace(directory, settings, progress))
+
+
+def finish(space: Workspace) -> dict[str, Any]:
+    """Run what is not done in an open run directory, and write ``results.json``; see ``run``."""
     import torch
 
-    torch.set_num_threads(threads(settings))
-    with RunDirectory(out) as directory:
-        space = Workspace(directory, settings, progress)
-        space.describe()
-        final, systems, stages = train(space)
-        evaluator = Evaluator(space, final)
-        measure(evaluator, systems, stages)
-        found = results(evaluator, list(settings.evaluate.searchers), stages)
-        write_json(space.path("results.json"), found)
+    number = threads(space.settings, space.run.manifest.get("threads"))
+    space.settings = space.settings.model_copy(update={"threads": number})
+    torch.set_num_threads(number)
+    space.begin()
+    final, systems, stages = train(space)
+    evaluator = Evaluator(space, final)
+    measure(evaluator, systems, stages)
+    found = results(evaluator, list(space.settings.evaluate.searchers), stages)
+    write_json(space.path("results.json"), found)
     return found
+
+
+def _forget(directory: RunDirectory, name: str) -> None:
+    known = list(directory.manifest["stages"])
+    if name not in known:
+        raise RunError(f"--redo {name}: no such stage in {directory.path}; finished are: {', '.join(known) or 'none'}")
+    directory.forget(name)
 
 
 def refuse_unknown_searchers(settings: Settings) -> None:

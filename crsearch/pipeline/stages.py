@@ -35,6 +35,7 @@ class Stages:
         key = digest(__version__, name, inputs)
         done = self.run.stage(name, key)
         if done is None:
+            self.run.forget(name)  # its outputs are about to change
             self.progress(name, 0, 1, {})
             outputs, numbers = work(key)
             self.run.complete(name, key, list(outputs), numbers)

@@ -48,7 +48,7 @@ def context_in_words(context: Context, catalogue: Catalogue) -> dict[str, Any]:
     """A context for a reader who knows no semantic ID: titles instead."""
 
     def titles(item_ids: Sequence[str]) -> list[str]:
-        return [catalogue[catalogue.row(i)].title for i in item_ids if i in catalogue]
+        return [catalogue[catalogue.row(i)].title for i in item_ids if i in catalogue]  # type: ignore[comparison-overlap]
 
     history = [
         {"time": str(s.time), "place": s.place, "query": s.query, "click": titles(s.chosen), "skip": titles(s.skipped)}

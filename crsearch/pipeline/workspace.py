@@ -2,7 +2,6 @@
 
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +28,12 @@ class Workspace:
         run: the locked run directory.
         settings: resolved settings.
         progress: where stages report.
+        records: folder of the records; none = what the settings say.
     """
 
-    def __init__(self, run: RunDirectory, settings: Settings, progress: Progress) -> None:
+    def __init__(self, run: RunDirectory, settings: Settings, progress: Progress, records: Path | None = None) -> None:
         self.run, self.settings, self.progress = run, settings, progress
+        self.records = Path(settings.data) if records is None and settings.data is not None else records
         self.stages = Stages(run, progress)
         self._dataset: Dataset | None = None
         self._truth: pl.DataFrame | None = None
@@ -45,25 +46,56 @@ class Workspace:
         return self.run.path.joinpath(*parts)
 
     # -- records ------------------------------------------------------------------------------------------------------
+    def begin(self) -> None:
+        """Write settings, versions, threads and device, unless the directory belongs to another run.
+
+        Raises:
+            RunError: the run was made from other records or with another number of threads; nothing is written.
+            DataError: the records cannot be read.
+        """
+        facts = {"data": digest(self._data_inputs()), "threads": self.settings.threads}
+        before = {name: self.run.manifest.get(name, value) for name, value in facts.items()}
+        if before["data"] != facts["data"]:
+            made = "settings (simulate, split, seed)" if self.records is None else f"records (now {self.records})"
+            raise RunError(
+                f"{self.run.path}: this run was made from other {made}. Choose another run directory with --out, "
+                "or remove this one"
+            )
+        if before["threads"] != facts["threads"]:
+            raise RunError(
+                f"{self.run.path}: was made with {before['threads']} threads, now {facts['threads']}: the bits would "
+                f"differ. Go on with --threads {before['threads']}, or choose another --out"
+            )
+        write_atomic(self.path("settings.toml"), to_toml(self.settings))
+        versions = {name: _version(name) for name in ("torch", "transformers")}
+        self.run.describe(
+            {
+                **facts,
+                **versions,
+                "crsearch": __version__,
+                "python": platform.python_version(),
+                "seed": self.settings.seed,
+                "device": str(device(self.settings)),
+            }
+        )
+
+    def _data_inputs(self) -> object:
+        """What the records depend on."""
+        settings = self.settings
+        if self.records is None:
+            return [settings.simulate.model_dump(), settings.split.model_dump(), settings.seed]
+        if self._dataset is None:
+            self._dataset = Dataset.load(self.records)
+        return self._dataset.fingerprint()
+
     def prepare_data(self) -> StageRecord:
         """Records of the run: a copy of the user's data set, or the simulated shop with its truth."""
         settings = self.settings
-        if settings.data is None:
-            inputs: object = [settings.simulate.model_dump(), settings.split.model_dump(), settings.seed]
-        else:
-            self._dataset = Dataset.load(Path(settings.data))
-            inputs = self._dataset.fingerprint()
-        before = self.run.manifest.get("data")
-        if before is not None and before != digest(inputs):
-            raise RunError(
-                f"{self.run.path}: this run was made from another data set. Choose another --out, or remove the folder"
-            )
-        self.run.describe({"data": digest(inputs)})
 
         def work(_: str) -> tuple[list[Path], dict[str, Any]]:
             from crsearch.records.leaks import assert_no_leaks
 
-            if settings.data is None:
+            if self.records is None:
                 from crsearch.records.simulator import simulate
 
                 shop = simulate(settings.simulate, settings.split, settings.seed)
@@ -75,7 +107,7 @@ class Workspace:
             assert_no_leaks(self.dataset)
             return [self.path("data")], {}
 
-        return self.stages.do("data", inputs, work)
+        return self.stages.do("data", self._data_inputs(), work)
 
     @property
     def dataset(self) -> Dataset:
@@ -137,7 +169,8 @@ class Workspace:
             from crsearch.models.bundle import build_model, save_bundle
 
             serialiser = Serialiser(self.dataset.catalogue, self.sids, settings.context)
-            texts = [*serialiser.texts([e.context for e in self.examples("train")]), *self.traces().values()]
+            contexts = [e.context for e in self.examples("train")]
+            texts = [*serialiser.texts(contexts, language(settings)), *self.traces().values()]
             bundle = build_model(settings, texts, self.sids)
             save_bundle(bundle, self.path("models", "base"))
             parameters = sum(p.numel() for p in bundle.model.parameters())
@@ -181,36 +214,15 @@ class Workspace:
         self._loaded = stage
         return self.path("models", stage)
 
-    # -- manifest -----------------------------------------------------------------------------------------------------
-    def describe(self) -> None:
-        """Settings, versions, threads and device, written beside the results."""
-        write_atomic(self.path("settings.toml"), to_toml(self.settings))
-        facts: Mapping[str, Any] = {
-            "crsearch": __version__,
-            "python": platform.python_version(),
-            "seed": self.settings.seed,
-            "threads": threads(self.settings),
-            "device": str(device(self.settings)),
-            "torch": _version("torch"),
-            "transformers": _version("transformers"),
-        }
-        before = self.run.manifest.get("threads")
-        if before is not None and before != facts["threads"]:
-            raise RunError(
-                f"{self.run.path}: was made with {before} threads, now {facts['threads']}: the bits would differ. "
-                f"Go on with --threads {before}, or choose another --out"
-            )
-        self.run.describe(facts)
-
 
 def language(settings: Settings) -> Any:
     """Language of the prompts: that of the simulated shop, or of the teacher for real data."""
     return settings.simulate.language if settings.data is None else settings.distill.language
 
 
-def threads(settings: Settings) -> int:
-    """Threads of torch."""
-    return settings.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
+def threads(settings: Settings, before: int | None = None) -> int:
+    """Threads of torch: those of the settings, else those the run began with, else all that there are."""
+    return settings.threads or before or int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
 
 
 def device(settings: Settings) -> Any:

@@ -6,7 +6,6 @@ bits as an uninterrupted one.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -140,12 +139,8 @@ class Trainer:
     # -- checkpoints --------------------------------------------------------------------------------------------------
     @property
     def folder(self) -> Path:
-        """Where the checkpoint of this stage lies; removed by ``clear`` when the stage is done."""
+        """Where the checkpoint of this stage lies, until the stage is on record."""
         return self.run.path / "checkpoints" / self.stage
-
-    def clear(self) -> None:
-        """Remove the checkpoint, once the stage's model is saved."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _save(self, step: int, optimiser: Optimiser, sums: Mapping[str, float], meter: Meter) -> None:
         with atomic_directory(self.folder) as tmp:
