@@ -1,0 +1,246 @@
+"""The stages on a shop of 40 items: they learn, keep their abilities, and select what the paper says."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from crsearch.config import OptimConfig
+from crsearch.train.answer import answer_directly, answer_thinking, forbidden_in_thoughts, think
+from crsearch.train.examples import clicked_loss, draw, kind_loss, split_users
+from crsearch.train.rl import lay_out, policy_stage, roll_out
+from crsearch.train.select import correct, incorrect
+from crsearch.train.supervised import align, consolidate, continue_directly, first_reasoning, steps_for
+from crsearch.train.trainer import generator
+from crsearch.train.tree import Tree, pack, target_logprobs
+
+FAST = OptimConfig(lr_matrix=0.02, lr=1e-2, schedule="constant", warmup=0.0)
+
+
+def quiet(done: int, total: int) -> None:
+    """A tick that says nothing."""
+
+
+def learn_to_think(shop, run, count=12, steps=120):
+    """Overfit a few traces, so that thoughts close and items are named."""
+    distill = shop.settings.distill.model_copy(
+        update={"epochs": 400, "batch": 4, "max_steps": steps, "optim": FAST, "repeats": 1}
+    )
+    bench = shop.bench(run)
+    bench = copy.copy(bench)
+    object.__setattr__(bench, "settings", bench.settings.model_copy(update={"distill": distill}))
+    numbers = first_reasoning(bench, "sft0", "key", shop.traces(count))
+    return bench, numbers
+
+
+# -- trees of examples ------------------------------------------------------------------------------------------------
+def test_a_user_tree_asks_every_task_of_one_trunk(shop):
+    example = shop.examples[0]
+    thought = shop.builder.prompts.thought("Wants a case.")
+    tree = shop.builder.user(example, name=True, thought=thought)
+    assert [b.kind for b in tree.branches] == ["direct", "name", "think"]
+    assert all(b.at == len(tree.trunk) for b in tree.branches)
+    row = shop.dataset.catalogue.row(example.target)
+    sid = [int(t) for t in shop.bundle.sid_ids_NL[row]]
+    direct, _, think_ = ([t for t, w in zip(b.ids, b.loss, strict=True) if w] for b in tree.branches)
+    assert direct == [*sid, shop.bundle.end_id]
+    assert think_ == [*thought, shop.bundle.close_id, *sid, shop.bundle.end_id]
+
+
+def test_the_words_of_clicked_items_and_nothing_else_carry_loss_in_the_trunk(shop):
+    example = next(e for e in shop.examples if any(s.clicked for s in e.context.history))
+    encoded = shop.builder.trunk(example.context)
+    kept = [t for t, w in zip(encoded.ids, clicked_loss(encoded), strict=True) if w]
+    text = shop.bundle.tokenizer.decode(kept)
+    clicked = [i for s in example.context.history for i in s.chosen]
+    assert all(shop.dataset.catalogue[shop.dataset.catalogue.row(i)].title in text for i in clicked)
+    assert example.context.query not in shop.bundle.tokenizer.decode(kept[:1])
+    assert len(kept) < len(encoded.ids) / 2
+
+
+def test_history_targets_see_the_context_only_up_to_their_query(shop):
+    example = next(e for e in shop.examples if any(s.clicked for s in e.context.history))
+    tree = shop.builder.user(example, history=True)
+    early = tree.branches[1]
+    text = shop.bundle.tokenizer.decode(tree.trunk[: early.at])
+    first = next(s for s in example.context.history if s.clicked)
+    assert text.endswith(f'"query":"{first.query}')
+    assert '"now"' not in text
+
+
+def test_every_number_is_drawn_once_an_epoch_and_epochs_differ():
+    steps = [draw(3, "a", 10, 4, s) for s in range(5)]
+    flat = [i for s in steps for i in s]
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
+    assert flat[:10] != flat[10:]
+    assert draw(3, "a", 0, 4, 0) == []
+
+
+def test_kind_loss_is_the_weighted_sum_of_the_mean_of_each_kind(shop):
+    example = shop.examples[0]
+    packed = pack([shop.builder.user(example, name=True)])
+    logprob = -torch.arange(1.0, len(packed.target_M) + 1)
+    loss, numbers = kind_loss(logprob, packed, {"direct": 2.0, "name": 0.5})
+    by_hand = {kind: float(-logprob[packed.kind_M == i].mean()) for i, kind in enumerate(packed.kinds)}
+    assert numbers == pytest.approx({f"loss_{k}": v for k, v in by_hand.items()})
+    assert float(loss) == pytest.approx(2 * by_hand["direct"] + 0.5 * by_hand["name"])
+
+
+def test_split_of_users_does_not_depend_on_their_order(shop):
+    a, b = split_users(shop.examples, 0.5)
+    c, d = split_users(shop.examples[::-1], 0.5)
+    assert (a, b) == (c, d)
+    assert not {e.context.user_id for e in a} & {e.context.user_id for e in b}
+
+
+# -- stages -----------------------------------------------------------------------------------------------------------
+def test_alignment_learns_items_and_choices(shop, run):
+    bench = shop.bench(run)
+    config = shop.settings.align.model_copy(update={"epochs": 100, "batch": 8, "max_steps": 60, "optim": FAST})
+    object.__setattr__(bench, "settings", bench.settings.model_copy(update={"align": config}))
+    numbers = align(bench, "align", "key", shop.examples[:8])
+    lines = run.numbers()
+    assert lines[-1]["loss_direct"] < 0.4 * lines[0]["loss_direct"]
+    assert lines[-1]["loss_item_to_sid"] < 0.6 * lines[0]["loss_item_to_sid"]
+    assert numbers["tokens_sum"] > 0
+    shop.bundle.model.eval()
+    contexts = [e.context for e in shop.examples[:8]]
+    answers = answer_directly(shop.builder, contexts, shop.trie, shop.settings.decode)
+    rows = [shop.dataset.catalogue.row(e.target) for e in shop.examples[:8]]
+    assert sum(a.rows[0] == r for a, r in zip(answers, rows, strict=True)) >= 6
+
+
+def test_first_reasoning_overfits_twelve_traces_and_thoughts_close(shop, run):
+    object.__setattr__(shop.settings.decode, "think_tokens", 60)
+    bench, _ = learn_to_think(shop, run)
+    shop.bundle.model.eval()
+    examples = shop.examples[:12]
+    answers = answer_thinking(shop.builder, [e.context for e in examples], shop.trie, bench.settings.decode)
+    assert sum(a.is_closed for a in answers) >= 11
+    rows = [shop.dataset.catalogue.row(e.target) for e in examples]
+    assert sum(a.rows[0] == r for a, r in zip(answers, rows, strict=True)) >= 9
+    # selection: right and wrong partition the examples; a kept thought is one that puts the target first
+    wrong = incorrect(bench, examples, shop.trie, quiet)
+    first = {e.context.search_id for e, a, r in zip(examples, answers, rows, strict=True) if a.rows[0] == r}
+    assert set(wrong) == {e.context.search_id for e in examples} - first
+    found = correct(bench, "sft1", examples, shop.trie, quiet)
+    assert len(found) >= 8
+    assert correct(bench, "sft1", examples, shop.trie, quiet) == found
+    # consolidation takes them; without any nothing changes
+    assert consolidate(bench, "none", "key", []) == {}
+    by_search = {e.context.search_id: e for e in examples}
+    right = [(by_search[s], t) for s, t in found]
+    assert consolidate(bench, "sft1", "key", right)["tokens_sum"] > 0
+
+
+def test_the_direct_control_sees_as_many_tokens_as_it_is_given(shop, run):
+    bench = shop.bench(run)
+    wanted = 20_000.0
+    seen = continue_directly(bench, "direct", "key", shop.examples, wanted)["tokens_sum"]
+    assert seen == pytest.approx(wanted, rel=0.15)
+
+
+# -- reinforcement learning -------------------------------------------------------------------------------------------
+def test_a_thought_never_holds_an_identifier_or_a_control_token(shop):
+    contexts = [e.context for e in shop.examples[:4]]
+    gen = generator(0, "x")
+    ranked = think(
+        shop.builder, contexts, shop.trie, shop.settings.decode, group_size=4, temperature=3.0, generator=gen
+    )
+    barred = set(forbidden_in_thoughts(shop.bundle)) | {shop.bundle.close_id}
+    assert not barred & {t for group in ranked.thoughts for thought in group for t in thought}
+    assert bool((ranked.rows_BGK >= 0).all())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_the_first_update_after_a_rollout_has_ratio_one(shop, run, temperature):
+    bench = shop.bench(run, temperature=temperature)
+    rollout = roll_out(shop.builder, shop.examples[:4], shop.trie, bench, generator(0, "r"))
+    update = lay_out(shop.builder, rollout, [], anchors=True)
+    tempered = torch.where(update.is_policy_M, temperature, 1.0)
+    ranked = think(
+        shop.builder, [e.context for e in shop.examples[:4]], shop.trie, bench.settings.decode, group_size=4,
+        temperature=temperature, generator=generator(0, "r"), width=bench.settings.rl.beam,
+    )  # fmt: skip
+    with torch.no_grad():
+        new_ST = update.by_sequence(target_logprobs(shop.bundle.model, update.packed, tempered))
+    for s, (b, g) in enumerate((b, g) for b in range(4) for g in range(4)):
+        n = len(ranked.thoughts[b][g])
+        assert ranked.thoughts[b][g] == rollout.thoughts[b][g]
+        torch.testing.assert_close(new_ST[s, :n], ranked.logprob_BGT[b, g, :n], atol=1e-5, rtol=1e-5)
+
+
+def test_rollout_trees_equal_repeated_prompts(shop, run):
+    bench = shop.bench(run)
+    rollout = roll_out(shop.builder, shop.examples[:2], shop.trie, bench, generator(0, "r"))
+    update = lay_out(shop.builder, rollout, [], anchors=True)
+    with torch.no_grad():
+        packed_ST = update.by_sequence(target_logprobs(shop.bundle.model, update.packed))
+        for b, example in enumerate(rollout.examples):
+            prompt = shop.builder.prompt(example.context, "think")
+            for g, thought in enumerate(rollout.thoughts[b]):
+                row = int(rollout.rows_BGK[b, g, rollout.chosen_BG[b, g]])
+                answer = [*thought, shop.bundle.close_id, *shop.builder.sid(row)]
+                logits = shop.bundle.model(torch.tensor([[*prompt, *answer]])).logits[0].float().log_softmax(-1)
+                alone = logits[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None])[:, 0]
+                torch.testing.assert_close(packed_ST[b * 4 + g, : len(answer)], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{}, {"kl": 0.04}, {"updates": 2}, {"rank_reward": "prob"}, {"aggregate": "first"}])
+def test_every_objective_runs_and_logs_what_a_reader_needs(shop, run, change):
+    bench = shop.bench(run, steps=2, **change)
+    numbers = policy_stage(bench, "rl0", "key", shop.examples[:8], shop.trie)
+    assert numbers["tokens_sum"] > 0
+    line = run.numbers()[-1]
+    wanted = {
+        "r_star", "reward_accuracy", "reward_structure", "constant_groups", "target_in_beam", "hit_at_1",
+        "thought_tokens", "forced_closings", "distinct_4grams", "near_miss_pushed_up", "policy_kl", "gradient_norm",
+    }  # fmt: skip
+    assert wanted <= set(line)
+    rows = [json.loads(r) for r in (run.path / "traces/rollouts/rl0.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2]
+    assert len(rows[0]["trajectories"]) == 4
+
+
+def test_rl_without_examples_changes_nothing(shop, run):
+    before = [p.clone() for p in shop.bundle.model.parameters()]
+    assert policy_stage(shop.bench(run), "rl0", "key", [], shop.trie) == {}
+    assert all(torch.equal(a, b) for a, b in zip(before, shop.bundle.model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_r_grpo_raises_the_reward_of_a_small_shop_and_shuffled_targets_do_not(shop, run):
+    object.__setattr__(shop.settings.decode, "think_tokens", 40)
+    learn_to_think(shop, run, count=28, steps=150)
+    start = copy.deepcopy(shop.bundle.model.state_dict())
+    examples = shop.examples[:8]
+    optim = OptimConfig(lr_matrix=0.005, lr=2e-3, schedule="constant", warmup=0.0)
+    bench = shop.bench(
+        run, steps=15, prompts=8, group_size=8, anchor_direct=0.0, anchor_items=0.0, anchor_item_words=0.0, optim=optim
+    )
+
+    def first_hits():
+        rollout = roll_out(shop.builder, examples, shop.trie, bench, generator(0, "judge"))
+        return rollout.numbers()["hit_at_1"]
+
+    def gain(stage, shown):
+        shop.bundle.model.load_state_dict(start)
+        before = first_hits()
+        policy_stage(bench, stage, stage, shown, shop.trie)
+        return first_hits() - before
+
+    others = [*examples[3:], *examples[:3]]
+    shuffled = [replace(e, target=o.target) for e, o in zip(examples, others, strict=True)]
+    assert gain("rl0", examples) > 0.1
+    assert gain("rl1", shuffled) < 0.0
+
+
+def test_steps_are_whole_passes():
+    assert steps_for(10, 4, 3, None) == 9
+
+
+def test_a_tree_without_targets_is_not_scored(shop):
+    packed = pack([Tree([1, 2, 3])])
+    assert len(packed.target_M) == 0
