@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -18,11 +17,6 @@ from crsearch.evaluate.metrics import CUTOFFS, REPORTED, PerQuery, check_bounds,
 from crsearch.evaluate.trec import read_qrels, read_run, write_run
 from crsearch.records.types import Context, Example, RankedList, Searcher
 from crsearch.runs import write_atomic
-
-
-@runtime_checkable
-class AnySearcher(Searcher, Protocol):
-    """``Searcher``, in the form that run-time type checks accept: whatever is one is the other."""
 
 
 RowMetrics = dict[str, Interval]
@@ -156,7 +150,7 @@ class Evaluation:
 
 
 def evaluate(
-    searcher: AnySearcher,
+    searcher: Searcher,
     examples: Sequence[Example],
     item_ids: Iterable[str],
     k: int = 10,

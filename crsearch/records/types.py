@@ -6,7 +6,7 @@ Source: DESIGN.md section 2 of the project; CRS §3.1 for what a context holds.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Time = datetime | int
 """UTC time of an event, or an order number where the source has only that."""
@@ -104,6 +104,7 @@ class RankedList:
     thought: str | None = None
 
 
+@runtime_checkable
 class Searcher(Protocol):
     """Anything that answers search contexts with ranked lists."""
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from statistics import median
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from crsearch.context.guard import strip_invisible
 from crsearch.errors import DataError
@@ -42,6 +42,7 @@ class Trace:
     """Prompt and completion tokens it cost; 0 where it was free."""
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Writes thoughts for examples; may look at the target."""
 
