@@ -18,7 +18,6 @@ from crsearch.evaluate.trec import read_qrels, read_run, write_run
 from crsearch.records.types import Context, Example, RankedList, Searcher
 from crsearch.runs import write_atomic
 
-
 RowMetrics = dict[str, Interval]
 """Metric -> mean and 95 % interval: one row of a table."""
 
