@@ -141,7 +141,7 @@ class Workspace:
 
         def work(_: str) -> tuple[list[Path], dict[str, Any]]:
             catalogue = self.dataset.catalogue
-            texts = [item_text(item, lexical=settings.encoder.name == "lsa") for item in catalogue]
+            texts = [item_text(item) for item in catalogue]
             embeddings_ND = build_encoder(settings.encoder, texts, settings.seed).encode(texts, kind="item")
             ids = [item.item_id for item in catalogue]
             self._sids = sids_from_embeddings(ids, embeddings_ND, settings.sids, settings.seed)
