@@ -79,7 +79,8 @@ class TreeCache:
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store the keys and values of the tokens at hand; called by every attention layer."""
         if self.reads_prompt:
-            self.prompt.append(Segment(key, value))
+            # models hand out views of B T H D; a product over (B, H) would copy those at every step
+            self.prompt.append(Segment(key.contiguous(), value.contiguous()))
             if not self.reads_prompt:
                 raise PromptRead
             return key, value

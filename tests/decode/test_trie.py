@@ -177,7 +177,7 @@ def test_a_search_state_is_not_changed_by_later_changes():
     assert len(before.row) == 3 and before.alive_N.all()
 
 
-def test_a_hundred_thousand_items_take_less_than_twenty_bytes_each():
+def test_a_hundred_thousand_items_take_less_than_thirty_bytes_each():
     rng = np.random.default_rng(0)
     tokens = np.unique(rng.integers(0, 256, (100_000, 4)), axis=0)
     assert Trie.from_tokens(tokens).nbytes < 30 * len(tokens)
