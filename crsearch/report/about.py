@@ -6,8 +6,8 @@ from typing import Any
 
 from crsearch.report import paper
 from crsearch.report.found import Found
-from crsearch.report.numbers import count, optional, percent, plain
 from crsearch.report.parts import NONE, Cell, Listing, Pairs, Part, Prose, Section, Table
+from crsearch.report.values import count, optional, percent, plain
 
 _STATISTICS = {
     "users": "users",

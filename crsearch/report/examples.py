@@ -4,8 +4,8 @@ from datetime import datetime
 
 from crsearch.records.types import Context, Time
 from crsearch.report.found import Found
-from crsearch.report.numbers import count
 from crsearch.report.parts import NONE, Card, Cell, Pairs, Part, Prose, Quote, Section, Table
+from crsearch.report.values import count
 
 SHOWN = 5
 """Examples, and items of each list."""
@@ -79,15 +79,14 @@ def _titles(found: Found, item_ids: tuple[str, ...]) -> str:
 
 def title(found: Found, item_id: str) -> str:
     """Title of an item; its id where the catalogue lacks it."""
-    catalogue = found.dataset.catalogue
-    return catalogue[catalogue.row(item_id)].title if item_id in catalogue else item_id
+    item = found.item(item_id)
+    return item_id if item is None else item.title
 
 
 def _list(found: Found, answer: tuple[str, ...], target: str) -> Table:
-    catalogue = found.dataset.catalogue
     rows = []
     for rank, item_id in enumerate(answer[:SHOWN], 1):
-        item = catalogue[catalogue.row(item_id)] if item_id in catalogue else None
+        item = found.item(item_id)
         price = NONE if item is None or item.price is None else Cell(f"{item.price:g}")
         mark = "← chosen" if item_id == target else ""
         rows.append((count(rank), Cell(title(found, item_id), mark), price))

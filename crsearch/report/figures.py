@@ -5,6 +5,7 @@ settings are not read. Labels never pass a formula parser; legends are left to t
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from markupsafe import Markup, escape
 
 from crsearch.evaluate.intervals import Interval
 from crsearch.report.parts import Look
+from crsearch.report.values import Number
 
 INK = "#010203"
 """Stands for the colour of the surrounding text until the SVG is written."""
@@ -54,41 +56,44 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A series of a panel; ``low`` and ``high`` make a ribbon."""
+    """A series of a panel, not empty."""
 
     look: Look
     x: Sequence[float]
     y: Sequence[float]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
 
 
-def curves(name: str, label: str, lines: Sequence[Line], xlabel: str = "step") -> Markup:
-    """Values over steps; single points are drawn as points.
+def curves(name: str, label: str, lines: Sequence[Line], *, from_zero: bool = False) -> Markup:
+    """Values over steps; few points have markers, so that a single one is seen.
 
     Args:
         name: of the drawing, unique in its page.
         label: what it shows, for those who do not see it.
         lines: series.
-        xlabel: of the horizontal axis.
+        from_zero: the vertical axis holds 0.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with _axes(name, label) as (axes, svg):
         for line in lines:
             many = len(line.x) > 12
             axes.plot(
                 line.x, line.y, color=line.look.colour, linestyle=line.look.dashes,
-                marker=None if many else line.look.marker,
+                marker=None if many else line.look.marker, clip_on=False,
             )  # fmt: skip
-            if line.low:
-                axes.fill_between(line.x, line.low, line.high, color=line.look.colour, alpha=0.18, linewidth=0)
-        axes.set_xlabel(xlabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("step")
+        axes.set_xlim(0, 1.03 * max(x for line in lines for x in line.x))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        if from_zero:
+            low, high = axes.get_ylim()
+            low = min(low, 0.0) if min(y for line in lines for y in line.y) < 0 else 0.0
+            axes.set_ylim(low, max(high, 0.0))
     return svg()
 
 
-def intervals(name: str, label: str, rows: Sequence[tuple[str, Interval]], level: float | None) -> Markup:
+def intervals(name: str, label: str, rows: Sequence[tuple[str, Interval]], level: Number | None) -> Markup:
     """One dot with its interval per row, the first row on top; ``level`` is a dotted line."""
-    with _axes(name, label, (6.4, 0.9 + 0.27 * len(rows))) as (axes, svg):
+    with _axes(name, label, (5.2, 0.6 + 0.25 * len(rows))) as (axes, svg):
         for place, (_, row) in enumerate(rows):
             _dot(axes, LOOKS[0], row, place, horizontal=True)
         if level is not None:
@@ -111,7 +116,7 @@ class Stop:
     value: Interval
 
 
-def path(name: str, label: str, stops: Sequence[Stop], levels: Sequence[tuple[Look, float]]) -> Markup:
+def path(name: str, label: str, stops: Sequence[Stop], levels: Sequence[tuple[Look, Number]]) -> Markup:
     """A metric from stage to stage with a ribbon of its intervals, and level lines to compare with."""
     with _axes(name, label) as (axes, svg):
         at = [i for i, stop in enumerate(stops) if stop.joined]
@@ -152,13 +157,13 @@ def groups(
     return svg()
 
 
-def _dot(axes: Any, look: Look, value: Interval, at: float, *, horizontal: bool) -> None:
+def _dot(axes: Any, look: Look, value: Interval, at: Number, *, horizontal: bool) -> None:
     ends = ([at, at], [value["low"], value["high"]])
     point = ([at], [value["mean"]])
     if horizontal:
         ends, point = (ends[1], ends[0]), (point[1], point[0])
     axes.plot(*ends, color=look.colour, linewidth=1.4)
-    axes.plot(*point, color=look.colour, marker=look.marker, linestyle="none")
+    axes.plot(*point, color=look.colour, marker=look.marker, linestyle="none", clip_on=False)
 
 
 @contextmanager
@@ -168,7 +173,8 @@ def _axes(name: str, label: str, size: tuple[float, float] = _PANEL) -> Iterator
     from matplotlib.figure import Figure
 
     done: list[Markup] = []
-    with style.context(["default", dict(_STYLE)]):
+    with style.context(["default", dict(_STYLE)]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's fonts draw the text
         figure = Figure(figsize=size, layout="constrained")
         yield figure.add_subplot(), lambda: done[0]
         text = StringIO()

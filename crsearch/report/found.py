@@ -11,6 +11,7 @@ from crsearch.errors import RunError
 from crsearch.evaluate.evaluation import Evaluation, compare
 from crsearch.evaluate.intervals import Interval
 from crsearch.records.store import Dataset
+from crsearch.records.types import Item
 from crsearch.runs import Json, RunDirectory, read_lines
 
 if TYPE_CHECKING:
@@ -80,6 +81,15 @@ class Found:
     def dataset(self) -> Dataset:
         """The records."""
         return Dataset.load(self.folder / "data")
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.dataset.catalogue.ids)}
+
+    def item(self, item_id: str) -> Item | None:
+        """An item of the catalogue; none where the catalogue lacks it."""
+        row = self._rows.get(item_id)
+        return None if row is None else self.dataset.catalogue[row]
 
     @cached_property
     def truth(self) -> "pl.DataFrame | None":

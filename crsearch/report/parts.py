@@ -41,6 +41,8 @@ class Table:
     """Columns of text; the others hold numbers and stand to the right."""
     marked: frozenset[int] = frozenset()
     """Rows to mark."""
+    folded: bool = False
+    """Shown on demand, where the page can do so."""
     kind: ClassVar[str] = "table"
 
     def __post_init__(self) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from crsearch.evaluate.intervals import Interval
 from crsearch.report.found import Found
-from crsearch.report.numbers import brackets, percent, plain, signed
 from crsearch.report.systems import CONTROLS, by_quality, loop_change, verdicts
+from crsearch.report.values import brackets, percent, plain, signed
 from crsearch.report.verdict import Verdict
 
 _WHAT = {
@@ -46,14 +47,15 @@ def _stands(system: str, other: str, said: Verdict) -> str:
     """A comparison as a sentence."""
     if said.word == "not distinguishable from":
         return f"In NDCG@10 {system} is not distinguishable from {other} (difference {signed(said.difference)})."
-    size = plain(abs(said.difference["mean"]))
-    ends = brackets({"mean": 0.0, **_ends(said)})
-    return f"In NDCG@10 {system} is {said.word} {other}, by {size} {ends}."
+    size = _without_sign(said.difference)
+    return f"In NDCG@10 {system} is {said.word} {other}, by {plain(size['mean'])} {brackets(size)}."
 
 
-def _ends(said: Verdict) -> dict[str, float]:
-    low, high = said.difference["low"], said.difference["high"]
-    return {"low": low, "high": high} if said.word == "above" else {"low": -high, "high": -low}
+def _without_sign(difference: Interval) -> Interval:
+    """The size of a difference whose interval leaves out 0."""
+    if difference["mean"] > 0:
+        return difference
+    return Interval(mean=-difference["mean"], low=-difference["high"], high=-difference["low"])
 
 
 def _others(found: Found) -> list[str]:

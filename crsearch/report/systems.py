@@ -7,8 +7,8 @@ from crsearch.evaluate.intervals import Interval
 from crsearch.evaluate.metrics import REPORTED
 from crsearch.report import figures, paper
 from crsearch.report.found import Found
-from crsearch.report.numbers import count, percent, plain, probability, signed, with_interval
 from crsearch.report.parts import NONE, Cell, Figure, Part, Prose, Section, Table
+from crsearch.report.values import count, percent, plain, probability, signed, with_interval
 from crsearch.report.verdict import RULE, Verdict
 
 CONTROLS = ("crs-direct", "crs-no-thought")
@@ -138,8 +138,8 @@ def claims(found: Found) -> Section:
     """Claims of the paper that one run can look at, with the paper's number and this run's."""
     rows = [_claim_best(found), _claim_loop(found), _claim_little_history(found)]
     table = Table(
-        caption="Claims of the paper beside this run. The paper's gains are relative; ours are also given as absolute "
-        "differences with intervals.",
+        caption="Claims of the paper beside this run. The paper's gains are relative; ours are absolute differences "
+        "with intervals, then relative ones.",
         header=("claim", "paper", "this run", "reading"),
         rows=[tuple(Cell(text) for text in row) for row in rows],
         words=frozenset({0, 1, 2, 3}),
@@ -211,7 +211,7 @@ def _gain(gain: float) -> str:
 
 
 def _against(other: str, said: Verdict, base: float) -> str:
-    relative = f", {said.difference['mean'] / base:+.1%} of it" if base > 0 else ""
+    relative = f", relative {100 * said.difference['mean'] / base:+.1f} %" if base > 0 else ""
     return f"{signed(said.difference)} against {other}{relative}"
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from crsearch.report import figures, paper
 from crsearch.report.figures import CEILING, CONTROL, LOOKS, Line, Stop
 from crsearch.report.found import Found
-from crsearch.report.numbers import count, optional, percent, plain, signed, with_interval
 from crsearch.report.parts import NONE, Card, Cell, Figure, Look, Prose, Section, Table
+from crsearch.report.values import count, optional, percent, plain, signed, with_interval
 
 ALIGN, SFT, RL = LOOKS[2], LOOKS[0], LOOKS[1]
 """Looks of the three kinds of stages."""
@@ -117,7 +117,8 @@ def losses(found: Found) -> Section:
     names = [s["name"] for s in found.stages]
     names += ["direct"] if any(row["stage"] == "direct" for row in found.numbers) else []
     looks = dict(zip(_LOSSES, LOOKS, strict=False))
-    panels, rows, used = [], [], set()
+    panels, rows = [], []
+    used: set[str] = set()
     for stage in names:
         series = {kind: found.series(stage, kind) for kind in _LOSSES}
         series = {kind: (x, y) for kind, (x, y) in series.items() if x}
@@ -143,6 +144,7 @@ def losses(found: Found) -> Section:
         caption="First and last logged loss.",
         header=("stage", "kind", "steps", "first", "last"),
         rows=rows,
+        folded=True,
         words=frozenset({0, 1}),
     )
     return Section("losses", "Learning curves", [drawn, table])
@@ -173,7 +175,7 @@ def rewards(found: Found) -> Section:
         if not series:
             continue
         lines = [Line(looks[stage], x, y) for stage, (x, y) in series.items()]
-        panels.append((caption, figures.curves(f"reward-{name}", caption, lines)))
+        panels.append((caption, figures.curves(f"reward-{name}", caption, lines, from_zero=True)))
         rows += [
             (Cell(caption), Cell(stage), count(x[-1]), Cell(plain(y[0])), Cell(plain(y[-1])))
             for stage, (x, y) in series.items()
@@ -196,6 +198,7 @@ def rewards(found: Found) -> Section:
         caption="First and last logged value.",
         header=("number", "stage", "steps", "first", "last"),
         rows=rows,
+        folded=True,
         words=frozenset({0, 1}),
     )
     group = _last_group(found)
@@ -284,4 +287,4 @@ def _analyst(found: Found) -> dict[str, float] | None:
     import polars as pl
 
     rows = truth.filter(pl.col("search_id").is_in(list(measured.targets)))
-    return {f: float((rows[f"map_{f}"] == rows[f"true_{f}"]).mean() or 0.0) for f in FIELDS} if len(rows) else None
+    return {f: int((rows[f"map_{f}"] == rows[f"true_{f}"]).sum()) / len(rows) for f in FIELDS} if len(rows) else None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crsearch.evaluate.intervals import Interval
-from crsearch.report.numbers import signed
+from crsearch.report.values import signed
 
 LEVEL = 0.05
 """Corrected p-values below it count."""

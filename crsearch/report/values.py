@@ -1,13 +1,16 @@
 """How numbers are written: in one form throughout a report."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from crsearch.evaluate.intervals import Interval
 from crsearch.report.parts import NONE, Cell
 
+Number: TypeAlias = int | float
+"""A whole number in a JSON file is an int, whatever it counts."""
 
-def plain(value: float, digits: int = 3) -> str:
+
+def plain(value: Number, digits: int = 3) -> str:
     """A number with a fixed number of decimals, without a minus sign before zero.
 
     >>> plain(0.12345), plain(-0.0001)
@@ -41,12 +44,12 @@ def signed(interval: Interval) -> Cell:
     return Cell(text if text.startswith("-") or not float(text) else f"+{text}", brackets(interval))
 
 
-def count(value: float | None) -> Cell:
+def count(value: Number | None) -> Cell:
     """A whole number with separators; nothing where there is none."""
     return NONE if value is None else Cell(f"{value:,.0f}")
 
 
-def percent(share: float, digits: int = 1) -> str:
+def percent(share: Number, digits: int = 1) -> str:
     """A share in percent.
 
     >>> percent(0.4567)
@@ -55,7 +58,7 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{plain(100 * share, digits)} %"
 
 
-def probability(p: float) -> Cell:
+def probability(p: Number) -> Cell:
     """A p-value."""
     return Cell("<0.001" if p < 0.001 else plain(p))
 
