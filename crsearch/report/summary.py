@@ -29,7 +29,8 @@ def _level(found: Found) -> str:
     measured = dict(rows)
     name = "crs" if "crs" in measured else rows[0][0]
     row = measured[name]
-    which = f"crs (stage {found.results.get('final_stage')})" if name == "crs" else f"{name}, the best system measured,"
+    stage = found.results.get("final_stage")
+    which = f"crs (thinks, then ranks; stage {stage})" if name == "crs" else f"{name}, the best system measured,"
     return (
         f"{queries} {which} has the chosen item first for {percent(row['HR@1']['mean'])} and among ten for "
         f"{percent(row['HR@10']['mean'])} of them; its NDCG@10 is {plain(row['NDCG@10']['mean'])} "

@@ -15,9 +15,11 @@ from small_run import TOKENS
 
 from crsearch.errors import RunError
 from crsearch.evaluate.metrics import REPORTED
-from crsearch.report import write_report
+from crsearch.report import render, write_report
 from crsearch.report.found import Found
+from crsearch.report.parts import Page
 from crsearch.report.summary import summary
+from crsearch.report.systems import main_table
 from crsearch.runs import write_json
 
 Copy = Callable[..., Path]
@@ -33,6 +35,10 @@ def markdown(folder: Path) -> str:
 
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def markdown_of_systems(folder: Path) -> str:
+    return render.md(Page("t", "s", [main_table(Found.read(folder))]))
 
 
 # -- the file itself --------------------------------------------------------------------------------------------------
@@ -120,6 +126,23 @@ def test_comparisons_are_those_of_the_results(finished: Path) -> None:
             certain = found[metric][other]["p_holm"] < 0.05
             expected = "above" if value["low"] > 0 else "below" if value["high"] < 0 else ""
             assert word == (expected if certain and expected else "not distinguishable from")
+
+
+def test_a_claim_on_all_systems_names_those_that_were_not_there_to_beat(finished: Path) -> None:
+    rows = tables(section(markdown(finished), "Claims of the paper"))[0]
+    best, loop = rows[1], rows[2]
+    assert best[3].startswith("holds for the systems measured; not measured: tfidf, dense-bge")
+    assert "bm25" not in best[3]
+    assert loop[3] == "as in the paper"
+    assert "+39.0 % on All-100K" in loop[1]
+
+
+def test_a_control_that_saw_more_tokens_is_told(copied: Copy) -> None:
+    folder = copied()
+    found = results(folder)
+    assert "since an earlier stage was kept" not in markdown_of_systems(folder)
+    write_json(folder / "results.json", {**found, "final_stage": "sft0"})
+    assert "here it saw 132 % of those of crs" in markdown_of_systems(folder)
 
 
 def test_a_change_between_stages_is_the_difference_of_their_means(finished: Path) -> None:
