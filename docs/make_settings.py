@@ -23,8 +23,9 @@ _HEAD = """\
 Generated from `crsearch/config.py` by `python docs/make_settings.py`; do not edit.
 
 Settings come from the defaults below, then the preset, then one TOML file, then `--set section.key=value`; later ones
-win. An unknown key is refused with the nearest known one, a value out of range with its limits. The resolved settings
-of a run are written to `settings.toml` in the run directory.
+win. An unknown key is refused with the nearest known one, a value out of range with its limits. `crsearch settings`
+prints the settings that a run would have as a TOML file to begin with; those of a run stand in `settings.toml` in its
+directory.
 
 ```toml
 preset = "recommended"      # a line at the top of the file

@@ -158,6 +158,13 @@ def test_commands_are_understood_by_the_command_line(page):
             load_settings(None, given["set_"])
 
 
+def test_every_command_is_written_about():
+    text = "".join(map(read, PAGES))
+    commands = typer.main.get_command(app).commands
+    assert [name for name in commands if f"crsearch {name}" not in text] == []
+    assert [name for name in commands if f"`{name}`" not in read(ROOT / "CHANGELOG.md")] == []
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if fenced(read(p), "toml")], ids=name_of)
 def test_settings_files_are_accepted(page, tmp_path):
     for number, block in enumerate(fenced(read(page), "toml")):
