@@ -5,10 +5,12 @@ functions at the end of this module; one that follows the paper quotes it.
 """
 
 import difflib
+import json
+import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,7 +20,7 @@ from crsearch.errors import ConfigError
 class Section(BaseModel):
     """A group of settings: frozen, strict about names and types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class SimulateConfig(Section):
@@ -442,7 +444,7 @@ def parse_assignment(text: str) -> Nested:
     {'sids': {'codes': 512}}
     """
     key, sign, raw = text.partition("=")
-    if not sign or not key.strip():
+    if not sign or not all(part.strip() for part in key.split(".")):
         raise ConfigError(f"--set {text}: write section.key=value, e.g. --set sids.codes=512")
     try:
         value = tomllib.loads(f"v = {raw.strip()}")["v"]
@@ -476,11 +478,21 @@ def _explain(error: ValidationError, origin: str) -> str:
             same_name = [k for k in known if k.split(".")[-1] == where.split(".")[-1]]
             hint = f"; did you mean {(same_name or near)[0]}?" if same_name or near else "; see docs/settings.md"
             lines.append(f"{origin}: unknown setting {where}{hint}")
-        elif where and not isinstance(e["input"], Mapping):  # a section that does not fit together speaks for itself
-            lines.append(f"{origin}: {where} = {e['input']!r}: {e['msg'][:1].lower()}{e['msg'][1:]}")
-        else:
+        elif e["type"] == "value_error":  # settings that do not fit together: the message names them
             lines.append(f"{origin}: {e['msg'].removeprefix('Value error, ')}")
+        elif e["type"] == "model_type":
+            inside = next(k for k in known if k.startswith(f"{where}."))
+            lines.append(f"{origin}: {where} = {e['input']!r}: a section; set what is in it, e.g. {inside}")
+        else:
+            lines.append(f"{origin}: {where} = {e['input']!r}: {e['msg'][:1].lower()}{e['msg'][1:]}")
     return "\n".join(lines)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which is what sections hold; TOML knows lists only."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(v) for key, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def load_settings(path: Path | None = None, overrides: Sequence[str] = (), base: Nested | None = None) -> Settings:
@@ -500,8 +512,8 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = (), base:
         origin = str(path)
         try:
             given = merge(given, tomllib.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError as e:
-            raise ConfigError(f"{path}: no such settings file") from e
+        except OSError as e:
+            raise ConfigError(f"{path}: cannot read the settings: {e.strerror}") from e
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise ConfigError(f"{path}: not valid TOML: {e}") from e
     for text in overrides:
@@ -514,7 +526,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = (), base:
             + (f"; did you mean {near[0]}?" if near else "")
         )
     try:
-        return Settings.model_validate(merge(PRESETS[name], {**given, "preset": name}))
+        return Settings.model_validate(_tuples(merge(PRESETS[name], {**given, "preset": name})))
     except ValidationError as e:
         raise ConfigError(_explain(e, origin)) from e
 
@@ -588,26 +600,43 @@ PRESETS: dict[str, Nested] = {
 """Names on the command line -> values over the defaults."""
 
 
-def to_toml(settings: Settings) -> str:
-    """The resolved settings as TOML that ``load_settings`` reads back to the same value."""
+def to_toml(settings: Settings, *, explained: bool = False) -> str:
+    """The resolved settings as TOML that ``load_settings`` reads back to the same value.
 
-    def value(v: Any) -> str:
-        if isinstance(v, bool):
-            return "true" if v else "false"
-        if isinstance(v, str):
-            import json
+    Args:
+        settings: to write; one that is None has no line.
+        explained: with the meaning of each setting as a comment, and a commented line for those that are None.
+    """
+    return "\n".join(_section_lines(settings, "", explained)).strip() + "\n"
 
-            return json.dumps(v, ensure_ascii=False)
-        if isinstance(v, list | tuple):
-            return "[" + ", ".join(value(x) for x in v) + "]"
-        return repr(v)
 
-    def section(values: Mapping[str, Any], name: str) -> list[str]:
-        plain = [f"{k} = {value(v)}" for k, v in values.items() if v is not None and not isinstance(v, dict)]
-        lines = ([f"[{name}]"] if name and plain else []) + plain + ([""] if plain else [])
-        for k, v in values.items():
-            if isinstance(v, dict):
-                lines += section(v, f"{name}.{k}" if name else k)
-        return lines
+def _section_lines(section: Section, name: str, explained: bool) -> Iterator[str]:
+    values = {field: getattr(section, field) for field in type(section).model_fields}
+    plain = {field: value for field, value in values.items() if not isinstance(value, Section)}
+    if name and (explained or any(value is not None for value in plain.values())):
+        yield from ("", *(_comment(type(section).__doc__) if explained else ()), f"[{name}]")
+    for field, value in plain.items():
+        if explained:
+            info = type(section).model_fields[field]
+            choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+            yield from _comment(info.description)
+            yield from _comment(f"One of {', '.join(map(str, choices))}." if choices else None)
+        if value is not None:
+            yield f"{field} = {_toml_value(value)}"
+        elif explained:
+            yield f"# {field} ="
+    for field, value in values.items():
+        if isinstance(value, Section):
+            yield from _section_lines(value, f"{name}.{field}" if name else field, explained)
 
-    return "\n".join(section(settings.model_dump(), ""))
+
+def _comment(text: str | None) -> list[str]:
+    return textwrap.wrap(" ".join((text or "").split()), 100, initial_indent="# ", subsequent_indent="# ")
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"[{', '.join(map(_toml_value, value))}]" if isinstance(value, tuple) else repr(value)

@@ -1,18 +1,55 @@
-"""The command line. Heavy imports happen inside the commands, so that ``--help`` is instant."""
+"""The command line. Heavy imports happen inside the commands, so that ``--help`` is instant.
+
+Exit codes: 0, 1 (our fault, with a traceback), 2 (what the user can mend), 130 (interrupted).
+"""
 
 import dataclasses
-import json
 import os
-import sys
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from crsearch.errors import ConfigError, CrsearchError, UserError
 
+
+class Commands(TyperGroup):
+    """All commands; turns our errors into messages and exit codes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep what was typed, for the command that goes on after Ctrl-C."""
+        ctx.obj = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted{after_interrupt(ctx.obj)}", err=True)
+            raise typer.Exit(130) from None
+        except CrsearchError as e:
+            typer.echo(f"{type(e).__name__}: {e}", err=True)
+            raise typer.Exit(2 if isinstance(e, UserError) else 1) from None
+
+
+def after_interrupt(typed: list[str]) -> str:
+    """What to say about going on.
+
+    >>> after_interrupt(["run", "my shop.toml", "--out", "runs/a"])
+    "; go on with: crsearch run 'my shop.toml' --out runs/a --resume"
+    """
+    if not typed or typed[0] not in ("run", "demo", "evaluate") or "--dry-run" in typed:
+        return ""
+    again = [*typed, "--resume"] if typed[0] == "run" and "--resume" not in typed else typed
+    return f"; go on with: crsearch {shlex.join(again)}"
+
+
 app = typer.Typer(
     name="crsearch",
+    cls=Commands,
     help="From search logs to a search engine that reads the whole context, thinks, and ranks.",
     no_args_is_help=True,
     add_completion=False,
@@ -21,13 +58,26 @@ app = typer.Typer(
 )
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
-Out = Annotated[Path, typer.Option("--out", help="Run directory to make or to go on with.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; may be repeated.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Run directory to make or to go on with.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. sids.codes=512; may be repeated."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped, or with changed settings.")]
+Redo = Annotated[
+    list[str] | None, typer.Option("--redo", metavar="STAGE", help="Run a finished stage again; may be repeated.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Try one batch; print steps, tokens, time, memory, disk.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of data, models and sampling.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads of torch; bits depend on it.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of data, models and sampling.")]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads of torch; bits depend on it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Records = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of records.")]
+
+
+def main() -> None:
+    """Entry point."""
+    prepare_process()
+    app()
 
 
 def prepare_process() -> None:
@@ -37,165 +87,209 @@ def prepare_process() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def main() -> None:
-    """Entry point: exit code 0, 1 (our fault), 2 (the user can mend it), 130 (interrupted)."""
-    prepare_process()
-    sys.exit(_run(sys.argv[1:]))
-
-
-def _run(arguments: list[str]) -> int:
-    import click
-
-    try:
-        code = app(arguments, standalone_mode=False)
-    except click.ClickException as e:
-        e.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("interrupted; the same command with --resume goes on from here", err=True)
-        return 130
-    except CrsearchError as e:
-        typer.echo(f"{type(e).__name__}: {e}", err=True)
-        return 2 if isinstance(e, UserError) else 1
-    return code if isinstance(code, int) else 0
-
-
 def _overrides(values: list[str] | None, seed: int | None, threads: int | None) -> list[str]:
     named = {"seed": seed, "threads": threads}
     return [*(values or []), *(f"{k}={v}" for k, v in named.items() if v is not None)]
 
 
-def echo_json(value: Any) -> None:
-    """Print JSON on standard output."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+def _version(wanted: bool) -> None:
+    if wanted:
+        from crsearch import __version__
+
+        typer.echo(f"crsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _crsearch(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
-@app.command()
+@app.command(short_help="Simulate a shop, train, evaluate, report.")
 def demo(
-    budget: Annotated[Literal["smoke", "demo", "small"], typer.Option(help="About 1, 10 or 60 minutes.")] = "demo",
+    budget: Annotated[Literal["smoke", "demo", "small"], typer.Option(help="About 1, 5 or 60 minutes.")] = "demo",
     out: Out = Path("runs/demo"),
     set_: Set = None,
+    redo: Redo = None,
     seed: Seed = None,
     threads: Threads = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate a shop, train every stage, evaluate and report; goes on by itself if it was stopped."""
+    """Simulate a shop, train every stage, evaluate and report; given again, it goes on where it was stopped."""
     from crsearch.cli.show import run_and_show
     from crsearch.config import load_settings
 
     settings = load_settings(None, _overrides(set_, seed, threads), {"preset": budget})
-    run_and_show(settings, out, resume=(out / "manifest.json").exists(), dry_run=dry_run, as_json=as_json)
+    is_begun = (out / "manifest.json").exists()
+    run_and_show(settings, out, resume=is_begun, redo=redo or (), dry_run=dry_run, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Train, evaluate and report on your records.")
 def run(
-    settings_file: Annotated[Path | None, typer.Argument(metavar="[SETTINGS.toml]", help="Settings file.")] = None,
+    settings_file: Annotated[Path | None, typer.Argument(metavar="SETTINGS.toml", help="Settings file.")] = None,
     out: Out = Path("runs/run"),
     set_: Set = None,
     resume: Resume = False,
+    redo: Redo = None,
     seed: Seed = None,
     threads: Threads = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run all stages: from records to trained models, results and a report."""
+    """Run all stages: from records to trained models, results and a report.
+
+    The settings are those of a preset, changed by the file, changed by --set; see `crsearch settings`.
+    """
     from crsearch.cli.show import run_and_show
     from crsearch.config import load_settings
 
     settings = load_settings(settings_file, _overrides(set_, seed, threads))
-    run_and_show(settings, out, resume=resume, dry_run=dry_run, as_json=as_json)
+    run_and_show(settings, out, resume=resume, redo=redo or (), dry_run=dry_run, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Print all settings with their meaning.")
+def settings(
+    settings_file: Annotated[Path | None, typer.Argument(metavar="SETTINGS.toml", help="Settings file.")] = None,
+    set_: Set = None,
+) -> None:
+    """Print the settings that a run would have, each with its meaning, as a TOML file to begin with."""
+    from crsearch.config import load_settings, to_toml
+
+    typer.echo(to_toml(load_settings(settings_file, set_ or ()), explained=True), nl=False)
+
+
+@app.command(short_help="Evaluate systems, or any TREC run file.")
 def evaluate(
     run_folder: RunFolder,
-    searcher: Annotated[list[str] | None, typer.Option(help="A system, or all; may be repeated.")] = None,
-    run_file: Annotated[Path | None, typer.Option("--run", help="TREC run file of any other system.")] = None,
+    searcher: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A system, or all (the default); may be repeated.")
+    ] = None,
+    run_file: Annotated[
+        Path | None, typer.Option("--run", metavar="FILE", help="TREC run file of any other system.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate systems of a run, or anybody's run file, on the test users of the run."""
-    from crsearch.cli.show import show_results, show_rows
-    from crsearch.pipeline.again import evaluate_again, evaluate_file
+    from crsearch.cli.progress import run_progress
+    from crsearch.cli.show import echo_json, show_results, show_rows
+    from crsearch.pipeline.again import evaluate_again, evaluate_file, with_searchers
 
+    if run_file is not None and searcher:
+        raise ConfigError("--searcher and --run: give one of them")
     if run_file is not None:
         rows = evaluate_file(run_folder, run_file)
         echo_json(rows) if as_json else show_rows(rows, str(run_file))
         return
-    found = evaluate_again(run_folder, tuple(searcher or ["all"]))
+    settings = with_searchers(run_folder, searcher or ["all"])
+    with run_progress(settings) as progress:
+        found = evaluate_again(run_folder, settings, progress)
     echo_json(found) if as_json else show_results(found)
 
 
-@app.command()
+@app.command(short_help="Search with the trained model.")
 def search(
     run_folder: RunFolder,
-    query: Annotated[str, typer.Argument(help="What is searched for.")],
-    user: Annotated[str | None, typer.Option(help="User whose profile and history are read.")] = None,
-    k: Annotated[int, typer.Option(min=1, help="Items to show.")] = 10,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What is searched for.")],
+    user: Annotated[
+        str | None, typer.Option(metavar="ID", help="User whose profile and history are read; default: a stranger.")
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, metavar="N", help="Items to show.")] = 10,
     think: Annotated[bool, typer.Option(help="Think before ranking.")] = True,
-    place: Annotated[str | None, typer.Option(help="Where the user is.")] = None,
+    place: Annotated[str | None, typer.Option(metavar="TEXT", help="Where the user is.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search with the trained model: the thought, then the items."""
-    from crsearch.cli.show import show_answer
+    from crsearch.cli.show import echo_json, show_answer
     from crsearch.pipeline.again import search_again
 
     answer = search_again(run_folder, query, user_id=user, k=k, thinks=think, place=place)
     echo_json(answer) if as_json else show_answer(answer)
 
 
-@app.command()
+@app.command(short_help="Write the report of a run: one HTML file.")
 def report(run_folder: RunFolder) -> None:
-    """Write the report of a run: one HTML file."""
+    """Write the report of a finished run: one HTML file, and the same as Markdown beside it."""
+    from crsearch.cli.progress import working
     from crsearch.report import write_report
 
-    typer.echo(f"report: {write_report(run_folder)}")
+    with working("writing the report"):
+        page = write_report(run_folder)
+    typer.echo(f"report  {page}")
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
-@app.command()
+@app.command(short_help="Write the records of a simulated shop.")
 def simulate(
-    folder: Annotated[Path, typer.Argument(help="Folder for the records.")],
+    folder: Records,
+    budget: Annotated[Literal["smoke", "demo", "small"], typer.Option(help="Size of the shop.")] = "demo",
     set_: Set = None,
     seed: Seed = None,
 ) -> None:
-    """Write the records of a simulated shop, with the truth beside them."""
+    """Write the records of a simulated shop, and the truth about them in `truth.parquet`."""
+    from crsearch.cli.progress import working
+    from crsearch.cli.show import show_dataset
     from crsearch.config import load_settings
     from crsearch.records.simulator import simulate as simulate_shop
 
-    settings = load_settings(None, _overrides(set_, seed, None), {"preset": "demo"})
-    shop = simulate_shop(settings.simulate, settings.split, settings.seed)
-    shop.save(folder)
-    typer.echo(f"{folder}: {len(shop.dataset.catalogue):,} items, {len(shop.dataset.users):,} users")
+    settings = load_settings(None, _overrides(set_, seed, None), {"preset": budget})
+    with working("simulating"):
+        shop = simulate_shop(settings.simulate, settings.split, settings.seed)
+        shop.save(folder)
+    show_dataset(shop.dataset, folder)
 
 
-@app.command("import")
+@app.command("import", short_help="Turn your logs into records.")
 def import_(
-    source: Annotated[str, typer.Argument(help="Kind of source: hem, kuaisearch, tables.")],
-    logs: Annotated[Path, typer.Argument(help="Folder or mapping file of the source.")],
-    folder: Annotated[Path, typer.Argument(help="Folder for the records.")],
+    source: Annotated[
+        Literal["hem", "kuaisearch", "tables"], typer.Argument(metavar="SOURCE", help="hem, kuaisearch or tables.")
+    ],
+    logs: Annotated[Path, typer.Argument(metavar="LOGS", help="Folder of the source, or mapping file of tables.")],
+    folder: Records,
     unknown_items: Annotated[
         Literal["error", "drop", "text"], typer.Option(help="What happens to an item that is not in the catalogue.")
     ] = "error",
+    duplicates: Annotated[
+        Literal["error", "first", "last"], typer.Option(help="tables: which row of a repeated item or user counts.")
+    ] = "error",
+    on_error: Annotated[
+        Literal["stop", "skip"], typer.Option(help="tables: stop at a broken row, or leave it out and count it.")
+    ] = "stop",
+    max_errors: Annotated[
+        int, typer.Option(min=0, metavar="N", help="tables: with skip, stop after more broken rows than these.")
+    ] = 100,
     set_: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn logs into records, and say what was changed or dropped and why."""
-    from crsearch.cli.show import show_import
+    """Turn logs into records, and say what was changed or dropped and why.
+
+    hem: Amazon reviews. kuaisearch: a KuaiSearch folder. tables: your own CSV, JSON lines or Parquet, with a
+    mapping.toml that says which column is what.
+    """
+    from crsearch.cli.progress import working
+    from crsearch.cli.show import echo_json, show_import
     from crsearch.config import load_settings
     from crsearch.records.importers import IMPORTERS
 
-    if source not in IMPORTERS:
-        raise ConfigError(f"import {source}: there are {', '.join(IMPORTERS)}")
     split = load_settings(None, set_ or ()).split
-    dataset, told = IMPORTERS[source](logs, split, unknown_items=unknown_items)
-    dataset.save(folder)
+    own: dict[str, Any] = {}
+    if source == "tables":
+        own = {"duplicates": duplicates, "on_error": on_error, "max_errors": max_errors}
+    elif (duplicates, on_error) != ("error", "stop"):
+        raise ConfigError(f"import {source}: --duplicates and --on-error are for tables; leave them out")
+    with working(f"reading {logs}"):
+        dataset, told = IMPORTERS[source](logs, split, unknown_items=unknown_items, **own)
+        dataset.save(folder)
     echo_json(dataclasses.asdict(told)) if as_json else show_import(dataset, told, folder)
 
 
-@app.command()
-def check(folder: Annotated[Path, typer.Argument(help="Folder of records.")], as_json: AsJson = False) -> None:
+@app.command(short_help="Check records: broken rows, statistics.")
+def check(folder: Records, as_json: AsJson = False) -> None:
     """Check records: every broken row with its place and the fix; then the statistics."""
     from crsearch.cli.show import show_check
 

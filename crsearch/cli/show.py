@@ -1,228 +1,209 @@
-"""Progress, tables and answers on the terminal. Results go to standard output, progress to standard error."""
+"""Tables and answers on the terminal. Results go to standard output, everything else to standard error."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from crsearch.cli.progress import run_progress, working
 from crsearch.config import Settings
 
+if TYPE_CHECKING:
+    from crsearch.records.importers import ImportReport
+    from crsearch.records.store import Dataset
+
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
+WIDE = 132
+"""Columns that a table with all intervals takes."""
 
-console = Console(stderr=True)
+
+def stdout() -> Console:
+    """Standard output: as wide as the terminal, and as wide as needed in a file."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=1_000)
 
 
-class RunProgress:
-    """All stages of a run: a bar with one ETA on a terminal, a line per stage in a log.
+def echo_json(value: Any) -> None:
+    """Print JSON on standard output."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
-    The ETA scales the planned seconds of what is left by how the finished stages compare to their plan.
 
-    Args:
-        planned: expected seconds of each stage, in order.
+def shown(text: str) -> Text:
+    """Text of others: nothing in it acts on the terminal or on the table.
+
+    >>> shown("[red]a\\x1b[2J").plain
+    '[red]a [2J'
     """
-
-    def __init__(self, planned: Mapping[str, float]) -> None:
-        self.planned = dict(planned)
-        self.begun = time.monotonic()
-        self.stage_begun: dict[str, float] = {}
-        self.share: dict[str, float] = {}
-        self.spent = 0.0
-        self.expected = 0.0
-        self.last_line = self.begun
-        self.bar = Progress(
-            TextColumn("{task.description:<18}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[eta]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=1.0, eta="")
-
-    def __call__(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        fresh = stage not in self.stage_begun
-        begun = self.stage_begun.setdefault(stage, now)
-        self.share[stage] = max(self.share.get(stage, 0.0), done / total if total else 1.0)
-        skipped = fresh and done == total
-        if skipped:
-            self.planned.pop(stage, None)  # done in an earlier run: says nothing about speed
-        eta = self.eta(now)
-        if self.bar.disable:
-            self._line(stage, done, total, numbers, now - begun, eta, skipped)
-        else:
-            self.bar.update(self.task, completed=self.fraction(), description=stage, eta=_left(eta))
-
-    def fraction(self) -> float:
-        """Planned work that is done, 0..1."""
-        whole = sum(self.planned.values())
-        return sum(s * self.share.get(n, 0.0) for n, s in self.planned.items()) / whole if whole else 1.0
-
-    def eta(self, now: float) -> float | None:
-        """Seconds left, once there is something to go by."""
-        worked = self.fraction()
-        return (now - self.begun) * (1 - worked) / worked if worked > 0.01 else None
-
-    def _line(
-        self,
-        stage: str,
-        done: int,
-        total: int,
-        numbers: Mapping[str, float],
-        took: float,
-        eta: float | None,
-        skipped: bool,
-    ) -> None:
-        now = time.monotonic()
-        if done < total and now - self.last_line < 15:
-            return
-        self.last_line = now
-        if skipped:
-            return
-        loss = f"  loss {numbers['loss']:.3f}" if "loss" in numbers else ""
-        place = "" if done == total else f"  {done}/{total}"
-        console.print(f"{stage:<18} {took:7.1f} s{place}{loss}  {_left(eta)}", highlight=False)
+    return Text("".join(c if c.isprintable() else " " for c in text))
 
 
-def _left(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+def _table(title: str) -> Table:
+    return Table(title=shown(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
-@contextmanager
-def progress_of(settings: Settings) -> Iterator[RunProgress]:
-    """Progress of a run with these settings."""
-    from crsearch.pipeline.plan import Rates, expected_sizes, plan
-
-    shown = RunProgress({p.name: p.seconds(Rates()) for p in plan(settings, expected_sizes(settings))})
-    with shown.bar:
-        yield shown
-
-
-def run_and_show(settings: Settings, out: Path, *, resume: bool, dry_run: bool = False, as_json: bool = False) -> None:
+# -- runs -------------------------------------------------------------------------------------------------------------
+def run_and_show(
+    settings: Settings, out: Path, *, resume: bool, redo: Sequence[str], dry_run: bool, as_json: bool
+) -> None:
     """Run all stages with progress, write the report; print the table, its place and the next command."""
-    from crsearch.cli.main import echo_json
     from crsearch.pipeline.run import run
+    from crsearch.report import write_report
 
     if dry_run:
         show_dry_run(settings, as_json=as_json)
         return
-    with progress_of(settings) as progress:
-        found = run(settings, out, resume=resume, progress=progress)
-    from crsearch.report import write_report
-
-    page = write_report(out)
+    with run_progress(settings) as progress:
+        found = run(settings, out, resume=resume, redo=redo, progress=progress)
+    with working("writing the report"):
+        page = write_report(out)
     if as_json:
         echo_json(found)
         return
     show_results(found)
-    typer.echo(f"report  {page}")
-    typer.echo(f'next    crsearch search {out} "{_example_query(out)[1]}" --user {_example_query(out)[0]}')
+    user, query = _example_query(out)
+    typer.echo(f"\nreport  {page}\nnext    crsearch search {shlex.join([str(out), query, '--user', user])}")
 
 
 def _example_query(out: Path) -> tuple[str, str]:
     """A test user and what they searched for."""
     from crsearch.records.store import Dataset
 
-    dataset = Dataset.load(out / "data")
-    example = dataset.examples("test", 1)[0].context
+    example = Dataset.load(out / "data").examples("test", 1)[0].context
     return example.user_id, example.query
 
 
 def show_dry_run(settings: Settings, *, as_json: bool) -> None:
     """What a run would do and take, tried on one real batch."""
-    from crsearch.cli.main import echo_json
     from crsearch.pipeline.dry import dry_run
 
-    found = dry_run(settings)
+    with working("trying one batch"):
+        found = dry_run(settings)
     if as_json:
         echo_json(found)
         return
-    table = Table(title="what this run would do (rates measured on one batch)")
+    table = _table("what this run would do (rates measured on one batch)")
     for column in ("stage", "steps", "training tokens", "thoughts", "lists", "seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for row in found["stages"]:
         table.add_row(row["name"], *(f"{row[c]:,.0f}" for c in ("steps", "trained", "thoughts", "answers", "seconds")))
-    Console().print(table)
+    stdout().print(table)
     typer.echo(
         f"about {found['seconds'] / 60:.0f} min, {found['memory_mib']:,.0f} MiB of memory, "
         f"{found['disk_mib']:,.0f} MiB of disk"
     )
 
 
-def show_rows(found: Mapping[str, Any], title: str, extra: Sequence[tuple[str, Mapping[str, float]]] = ()) -> None:
-    """A table of systems with intervals, best NDCG@10 first."""
-    shown = Table(title=f"{title}: {found['test_queries']:,} test queries, mean [95 % interval]")
-    for column in ("system", *METRICS):
-        shown.add_column(column, no_wrap=True)
-    rows = sorted(found["searchers"].items(), key=lambda r: -r[1]["NDCG@10"]["mean"])
-    for name, row in rows:
-        shown.add_row(name, *(_cell(row[m]) for m in METRICS))
-    for name, means in extra:
-        shown.add_row(name, *(f"{means[m]:.3f}" for m in METRICS))
-    Console(width=max(120, Console().width)).print(shown)
+def show_rows(
+    found: Mapping[str, Any],
+    title: str,
+    extra: Sequence[tuple[str, Mapping[str, float]]] = (),
+    out: Console | None = None,
+) -> None:
+    """A table of systems with intervals, best NDCG@10 first.
+
+    Args:
+        found: ``searchers`` and ``test_queries`` of a result.
+        title: of the table.
+        extra: rows without intervals.
+        out: none = standard output.
+    """
+    rows = sorted(found["searchers"].items(), key=lambda row: -row[1]["NDCG@10"]["mean"])
+    named = [((name,), metrics) for name, metrics in rows]
+    _print_metrics(f"{title}, {found['test_queries']:,} test queries", ("system",), named, extra, out or stdout())
 
 
-def _cell(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-def show_results(found: Mapping[str, Any]) -> None:
+def show_results(found: Mapping[str, Any], out: Console | None = None) -> None:
     """The main table, the ceiling, and the stages."""
+    out = out or stdout()
     extra = [("Bayes optimum", found["ceiling"])] if "ceiling" in found else []
-    show_rows(found, "systems", extra)
-    stages = Table(title=f"stages of crs on the same users (validation kept {found['final_stage']})")
-    for column in ("stage", "tokens", *METRICS):
-        stages.add_column(column, no_wrap=True)
-    for stage in found["stages"]:
-        cells = (_cell(stage["metrics"][m]) for m in METRICS)
-        stages.add_row(stage["name"], f"{stage['tokens'] / 1e6:.2f} M", *cells)
-    Console(width=max(120, Console().width)).print(stages)
+    show_rows(found, "systems", extra, out)
+    rows = [((s["name"], f"{s['tokens'] / 1e6:.2f} M"), s["metrics"]) for s in found["stages"]]
+    out.print()
+    _print_metrics(
+        f"stages of crs, same users (validation kept {found['final_stage']})", ("stage", "tokens"), rows, (), out
+    )
 
 
-def show_answer(answer: Mapping[str, Any]) -> None:
+def _print_metrics(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[Sequence[str], Mapping[str, Mapping[str, float]]]],
+    extra: Sequence[tuple[str, Mapping[str, float]]],
+    out: Console,
+) -> None:
+    """Means with 95 % intervals: of all metrics where there is room, else of the last one."""
+    with_interval = METRICS if out.width >= WIDE else METRICS[-1:]
+    table = _table(f"{title}: mean [95 % interval]")
+    for column in (*columns, *METRICS):
+        table.add_column(column, no_wrap=True)
+    for names, metrics in rows:
+        table.add_row(*names, *(_cell(metrics[m], m in with_interval) for m in METRICS))
+    for name, means in extra:
+        table.add_row(name, *(f"{means[m]:.3f}" for m in METRICS))
+    out.print(table)
+
+
+def _cell(value: Mapping[str, float], with_interval: bool) -> Text:
+    interval = f" [{value['low']:.3f}, {value['high']:.3f}]" if with_interval else ""
+    return Text(f"{value['mean']:.3f}{interval}")
+
+
+def show_answer(answer: Mapping[str, Any], out: Console | None = None) -> None:
     """Thought, then items. Control characters of the data never reach the terminal."""
+    out = out or stdout()
     if answer["thought"] is not None:
-        typer.echo(f"thought  {_plain(answer['thought'])}\n")
+        out.print(Text.assemble("thought  ", shown(answer["thought"])), end="\n\n")
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for justify in ("right", "left", "right", "left", "right"):
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
     for item in answer["items"]:
-        price = "" if item["price"] is None else f"  {item['price']:g}"
-        typer.echo(f"{item['rank']:>3}  {_plain(item['title'])}{price}  {item['sid']}  {item['score']:.2f}")
+        price = "" if item["price"] is None else f"{item['price']:g}"
+        table.add_row(str(item["rank"]), shown(item["title"]), price, item["sid"], f"{item['score']:.2f}")
+    out.print(table)
     typer.echo(f"\n{answer['timings_ms']:.0f} ms")
 
 
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def show_import(dataset: Any, told: Any, folder: Path) -> None:
-    """What an import made, changed and dropped."""
+# -- data -------------------------------------------------------------------------------------------------------------
+def show_dataset(dataset: "Dataset", folder: Path) -> None:
+    """Where records were written, and what to do next."""
     counts = f"{len(dataset.catalogue):,} items, {len(dataset.users):,} users, {len(dataset.searches):,} searches"
-    typer.echo(f"{told.summary()}\n{folder}: {counts}")
+    typer.echo(f"{folder}: {counts}")
+    typer.echo(f"next    crsearch check {shlex.quote(str(folder))}")
+
+
+def show_import(dataset: "Dataset", told: "ImportReport", folder: Path) -> None:
+    """What an import made, changed and dropped."""
+    typer.echo(told.summary())
+    show_dataset(dataset, folder)
 
 
 def show_check(folder: Path, *, as_json: bool) -> int:
     """Problems of a folder of records and its statistics; the exit code."""
-    from crsearch.cli.main import echo_json
-    from crsearch.records.checks import check_folder
+    from crsearch.records.checks import read_folder
     from crsearch.records.statistics import statistics
-    from crsearch.records.store import Dataset
 
-    problems = check_folder(folder)
-    facts = None if problems else statistics(Dataset.load(folder))
+    with working("reading"):
+        problems, dataset = read_folder(folder)
+    facts = None if dataset is None else statistics(dataset)
     if as_json:
         echo_json({"problems": [str(p) for p in problems], "statistics": facts})
         return 2 if problems else 0
     for problem in problems:
-        typer.echo(str(problem), err=True)
+        typer.echo(shown(str(problem)).plain, err=True)
     for name, value in (facts or {}).items():
-        typer.echo(f"{name:<28} {value}")
+        typer.echo(f"{name.replace('_', ' '):<26} {_number(value)}")
     if problems:
-        typer.echo(f"{len(problems)} problems", err=True)
+        typer.echo(f"{len(problems):,} problem{'s' * (len(problems) > 1)}", err=True)
     return 2 if problems else 0
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

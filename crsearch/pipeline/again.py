@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def finished(folder: Path) -> tuple[Settings, dict[str, Any]]:
     return load_settings(folder / "settings.toml"), json.loads(file.read_text(encoding="utf-8"))
 
 
-def evaluate_again(folder: Path, searchers: tuple[str, ...], progress: Progress = silent) -> dict[str, Any]:
-    """Evaluate further systems of a finished run on its test users, and write ``results.json`` anew.
+def with_searchers(folder: Path, searchers: Sequence[str]) -> Settings:
+    """Settings of a finished run with further systems.
 
     Args:
         folder: the run.
@@ -41,10 +42,24 @@ def evaluate_again(folder: Path, searchers: tuple[str, ...], progress: Progress 
         ConfigError: an unknown name.
     """
     settings, _ = finished(folder)
-    names = tuple(SEARCHERS) if "all" in searchers else searchers
+    names = SEARCHERS if "all" in searchers else searchers
     wanted = tuple(dict.fromkeys([*settings.evaluate.searchers, *names]))
     settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})
     refuse_unknown_searchers(settings)
+    return settings
+
+
+def evaluate_again(folder: Path, settings: Settings, progress: Progress = silent) -> dict[str, Any]:
+    """Evaluate a finished run on its own records with other settings, and write ``results.json`` anew.
+
+    Args:
+        folder: the run.
+        settings: those of the run, with what is wanted otherwise (``with_searchers``).
+        progress: called as (stage, done, total, numbers).
+
+    Raises:
+        RunError: the run is in use.
+    """
     with RunDirectory(folder) as directory:
         own = None if settings.data is None else folder / "data"  # the source may have changed or gone since
         return finish(Workspace(directory, settings, progress, own))

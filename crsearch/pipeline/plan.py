@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from crsearch.config import Settings
 from crsearch.train.supervised import steps_for
@@ -114,7 +115,21 @@ def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
 
 
 def expected_sizes(settings: Settings) -> Sizes:
-    """Counts of the simulated shop before it is made."""
+    """Counts of the records before they are read: of the tables, or of the simulated shop before it is made."""
+    if settings.data is not None and (counted := _table_sizes(Path(settings.data))):
+        return counted
     users = settings.simulate.users
     test, valid = round(users * settings.split.test), round(users * settings.split.valid)
     return Sizes(train=users - test - valid, valid=valid, test=test, items=settings.simulate.items)
+
+
+def _table_sizes(folder: Path) -> Sizes | None:
+    """Counts of the tables of a data set; none where they cannot be read (whoever loads them says why)."""
+    import polars as pl
+
+    try:
+        parts = pl.read_parquet(folder / "split.parquet", columns=["part"])["part"].to_list()
+        items = pl.scan_parquet(folder / "items.parquet").select(pl.len()).collect().item()
+    except (OSError, pl.exceptions.PolarsError):
+        return None
+    return Sizes(train=parts.count("train"), valid=parts.count("valid"), test=parts.count("test"), items=items)
