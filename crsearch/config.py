@@ -583,11 +583,24 @@ SMALL: Nested = merge(
 )
 
 BEAUTY: Nested = {
-    "context": {"time": "day"},
+    "split": {"test": 0.1, "valid": 0.05},
+    "context": {"time": "day", "token_budget": 256},
     "sids": {"codes": 256},
-    "distill": {"teacher": "template", "users": 1_500},
-    "evaluate": {"exclude_history": True},
-}
+    "model": {"vocabulary": 8_000},
+    "align": {"epochs": 3, "share": 0.9, "history_targets": True},  # every purchase is a target
+    "distill": {"teacher": "template", "users": 2_000, "epochs": 2, "repeats": 1},
+    "rl": {"steps": 80},
+    "sft": {"samples": 4},
+    "loop": {"iterations": 1},
+    "evaluate": {
+        "exclude_history": True,  # nobody reviews an item twice
+        "searchers": [
+            "crs", "crs-direct", "crs-no-thought", "bm25", "tfidf", "popularity", "popularity-in-query",
+            "popularity-in-query-brand",
+        ],
+    },
+}  # fmt: skip
+"""Amazon 2014 Beauty with category queries: no price, place, profile or skipped items; the teacher is a template."""
 
 PRESETS: dict[str, Nested] = {
     "recommended": RECOMMENDED,

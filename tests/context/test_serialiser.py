@@ -350,7 +350,7 @@ def test_clicked_spans_hold_title_and_sid_of_each_chosen_item(
     for context in contexts(catalogue, 10):
         encoded = s.context(context)
         chosen = [catalogue.row(i) for search in context.history for i in search.chosen]
-        decoded = [tokenizer.decode(encoded.ids[a:b]) for a, b in encoded.clicked]
+        decoded = [tokenizer.decode(encoded.ids[a:b]).removeprefix(" ") for a, b in encoded.clicked]
         whole = [f'{catalogue[row].title}","sid":"{sids.sid(row)}' for row in chosen][-len(decoded) :]
         assert [text[-len(want) :] for text, want in zip(decoded, whole, strict=True)] == [
             want if '"' in text else want[-len(text) :] for text, want in zip(decoded, whole, strict=True)

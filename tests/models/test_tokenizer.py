@@ -79,3 +79,13 @@ def test_numbers_are_cut_into_short_groups_and_chinese_from_latin(tokenizer: Any
     ]
     assert pieces('"},{"title":"a","x') == ['"},{"title":"', "a", '","', "x"]
     assert pieces('a \\u003cb \\"c') == ["a", " \\u003c", "b", ' \\"', "c"]
+
+
+def test_a_word_is_the_same_token_at_the_start_of_a_string_and_within(tokenizer: Any) -> None:
+    first = tokenizer('{"title":"blue lamp"}').input_ids
+    within = tokenizer("Wants blue lamp").input_ids
+    blue = tokenizer(" blue").input_ids
+    assert len(blue) == 1
+    assert blue[0] in first
+    assert blue[0] in within
+    assert blue[0] in tokenizer('["lamp","blue"]').input_ids
