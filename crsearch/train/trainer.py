@@ -99,7 +99,7 @@ class Trainer:
         optimiser = Optimiser(self.model, self.optim, self.pretrained)
         done, sums, meter = self._resume(optimiser)
         if done:
-            self.progress(self.stage, done, total, {"resumed_at": done})
+            self.progress(self.stage, done, total, {"resumed_at": float(done)})
         saved = time.monotonic()
         device = next(self.model.parameters()).device
         for step in range(done, total):
