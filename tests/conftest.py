@@ -1,5 +1,6 @@
 """Fixtures that several packages use: a small shop and tokenizers that know its semantic IDs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +49,16 @@ def llama(sids: SidBook) -> Any:
     found = with_sids(llama_tokenizer(), sids)
     found.add_tokens(list(CONTROL), special_tokens=True)
     return found
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run directory; copy it before changing anything in it."""
+    from tiny_run import run_tiny
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    run_tiny(out)
+    return out
 
 
 def with_sids(tokenizer: Any, sids: SidBook) -> Any:

@@ -109,7 +109,7 @@ class RunProgress:
 def in_words(seconds: float | None) -> str:
     """A time left for people; empty if it is not known.
 
-    >>> in_words(7_300), in_words(400), in_words(12.2), in_words(None)
+    >>> in_words(7_300.0), in_words(400.0), in_words(12.2), in_words(None)
     ('2.0 h left', '7 min left', '12 s left', '')
     """
     if seconds is None:
