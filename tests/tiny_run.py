@@ -14,10 +14,10 @@ TINY = (
     "model.feed_forward=16", "model.vocabulary=400",
     "align.batch=4", "align.max_steps=3",
     "distill.batch=4", "distill.max_steps=3", "distill.users=12",
-    "rl.steps=3", "rl.prompts=2", "rl.group_size=2", "rl.beam=4",
-    "sft.samples=2", "sft.batch=4", "sft.max_steps=3",
+    "rl.steps=3", "rl.prompts=2", "rl.group_size=3", "rl.beam=4", "rl.rank_reward=prob", "rl.reward.structure=0",
+    "sft.samples=12", "sft.temperature=1.3", "sft.batch=4", "sft.max_steps=3",
     "loop.iterations=1", "loop.select=last",
-    "decode.think_tokens=6",
+    "decode.think_tokens=20",
     "evaluate.bootstrap=100",
 )  # fmt: skip
 """As ``--set`` takes them."""

@@ -1,0 +1,145 @@
+"""What is run again when settings change, and what is refused."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_run import Events, run_tiny, tiny_settings
+
+from crsearch.errors import ConfigError, RunError
+from crsearch.pipeline.again import evaluate_again, evaluate_file, search_again, with_searchers
+from crsearch.pipeline.run import run
+
+AFTER_RL = {
+    "rl0", "sft1.select", "sft1", "eval.crs", "eval.crs-no-thought", "eval.stage.rl0", "eval.stage.sft1",
+}  # fmt: skip
+CONTROL = {"direct", "eval.crs-direct"}
+"""The control is trained on as many tokens as CRS: it depends on their number, not on what they said."""
+AFTER_SFT0 = {"sft0", "rl0.select", "eval.stage.sft0", *AFTER_RL, *CONTROL}
+
+
+@pytest.fixture
+def copy(tiny_run, tmp_path) -> Path:
+    """A finished run that may be changed."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "change, again",
+    [
+        ("checkpoint_seconds=60", set()),
+        ("evaluate.bootstrap=200", set()),
+        ('evaluate.searchers=["crs","bm25","popularity-in-query-brand"]', {"eval.popularity-in-query-brand"}),
+        ("rl.clip_high=0.3", AFTER_RL),
+        ("rl.steps=2", AFTER_RL | CONTROL),
+        ("distill.max_steps=2", AFTER_SFT0),
+    ],
+)
+def test_a_changed_setting_runs_again_exactly_what_depends_on_it(copy, change, again):
+    assert set(run_tiny(copy, change, resume=True).ran) == again
+
+
+def test_going_back_to_the_old_settings_gives_the_old_results(copy, tiny_run):
+    run_tiny(copy, "rl.steps=2", resume=True)
+    assert (copy / "results.json").read_bytes() != (tiny_run / "results.json").read_bytes()
+    assert set(run_tiny(copy, resume=True).ran) == AFTER_RL | CONTROL
+    assert (copy / "results.json").read_bytes() == (tiny_run / "results.json").read_bytes()
+
+
+def test_a_finished_run_resumed_does_nothing(copy):
+    before = {f: f.stat().st_mtime_ns for f in copy.rglob("*.safetensors")}
+    assert run_tiny(copy, resume=True).ran == []
+    assert {f: f.stat().st_mtime_ns for f in copy.rglob("*.safetensors")} == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file() and f.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ("simulate.users=61", "made from other settings (simulate, split, seed)"),
+        ("seed=1", "made from other settings (simulate, split, seed)"),
+        ("threads=2", "was made with 1 threads, now 2: the bits would differ. Go on with --threads 1"),
+    ],
+)
+def test_what_does_not_belong_to_the_run_is_refused_and_changes_nothing(copy, change, says):
+    before = contents(copy)
+    with pytest.raises(RunError, match=re.escape(says)):
+        run_tiny(copy, change, resume=True)
+    assert contents(copy) == before
+
+
+def test_a_run_directory_is_not_run_over_without_resume(copy):
+    with pytest.raises(RunError, match=r"holds a run already\. Go on with --resume"):
+        run_tiny(copy)
+
+
+def test_threads_that_nobody_names_are_those_of_the_run(copy, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert run_tiny(copy, "threads=0", resume=True).ran == []
+
+
+@pytest.mark.parametrize(
+    "file, stage",
+    [("models/sft0/model.safetensors", "sft0"), ("sids/items.parquet", "sids"), ("eval/bm25.trec", "eval.bm25")],
+)
+def test_a_damaged_file_is_named_and_can_be_made_again(copy, tiny_run, file, stage):
+    data = bytearray((copy / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / file).write_bytes(data)
+    with pytest.raises(RunError, match=f"{file}: changed since stage {stage} wrote it.*--resume --redo {stage}"):
+        run_tiny(copy, resume=True)
+    events = Events()
+    run(tiny_settings(), copy, resume=True, redo=[stage], progress=events)
+    assert events.ran == [stage]
+    assert (copy / file).read_bytes() == (tiny_run / file).read_bytes()
+
+
+def test_a_missing_file_is_named(copy):
+    (copy / "models/align/model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"model\.safetensors: missing since stage align wrote it"):
+        run_tiny(copy, resume=True)
+
+
+def test_only_a_stage_of_the_run_can_be_done_again(copy):
+    with pytest.raises(RunError, match=r"--redo sft9: no such stage .* finished are: align, base"):
+        run(tiny_settings(), copy, resume=True, redo=["sft9"])
+
+
+def test_a_finished_run_can_be_evaluated_with_more_systems(copy, tiny_run):
+    found = evaluate_again(copy, with_searchers(copy, ["popularity-in-query-brand"]))
+    before = json.loads((tiny_run / "results.json").read_text())
+    assert set(found["searchers"]) == {*before["searchers"], "popularity-in-query-brand"}
+    assert {n: found["searchers"][n] for n in before["searchers"]} == before["searchers"]
+    assert json.loads((copy / "results.json").read_text()) == found
+
+
+def test_an_unknown_system_is_refused_before_anything_runs(copy):
+    with pytest.raises(ConfigError, match="'bm52' is not one of crs"):
+        with_searchers(copy, ["bm52"])
+
+
+def test_a_run_file_of_ours_gets_our_own_numbers(tiny_run):
+    found = evaluate_file(tiny_run, tiny_run / "eval" / "crs.trec")
+    own = json.loads((tiny_run / "results.json").read_text())
+    assert found["searchers"] == {"crs": own["searchers"]["crs"]}
+    assert found["invalid_items"] == 0
+
+
+def test_search_thinks_then_ranks_items_of_the_catalogue(tiny_run):
+    found = search_again(tiny_run, "case", user_id="u00000", k=5, thinks=True, place=None)
+    assert [i["rank"] for i in found["items"]] == [1, 2, 3, 4, 5]
+    assert len({i["item_id"] for i in found["items"]}) == 5
+    assert isinstance(found["thought"], str)
+
+
+def test_search_without_a_thought_has_none(tiny_run):
+    assert search_again(tiny_run, "case", user_id=None, k=3, thinks=False, place=None)["thought"] is None
+
+
+def test_more_items_than_there_are_are_all_items(tiny_run):
+    assert len(search_again(tiny_run, "case", user_id=None, k=999, thinks=False, place=None)["items"]) == 40
