@@ -239,6 +239,19 @@ class DistillConfig(Section):
     optim: OptimConfig = OptimConfig(lr_matrix=0.01, lr=1.5e-3)
 
 
+class MixtureConfig(Section):
+    """Weights of what stays in the mixture when thoughts are trained (a thought has weight 1)."""
+
+    item_words: float = Field(default=0.5, ge=0)
+    """Language-model loss on the clicked items of the history."""
+    direct: float = Field(default=0.5, ge=0)
+    """Answering at once, without which the no-thought mode is forgotten."""
+    name: float = Field(default=0.5, ge=0)
+    """Saying the chosen item in words."""
+    items: float = Field(default=0.5, ge=0)
+    """Item -> SID."""
+
+
 class RewardConfig(Section):
     """Rewards of a rollout (CRS §3.3.1, Eq. 3-6)."""
 
@@ -313,6 +326,10 @@ class RlConfig(Section):
     """Weight of the language-model loss on clicked items in every RL step."""
     anchor_direct: float = Field(default=0.3, ge=0)
     """Weight of the direct (no thought) loss in every RL step."""
+    anchor_name: float = Field(default=0.3, ge=0)
+    """Weight of the loss on the words of the chosen item in every RL step."""
+    anchor_think: float = Field(default=0.3, ge=0)
+    """Weight of the loss on the teacher's traces in every RL step: keeps the language of the thoughts."""
     anchor_items: float = Field(default=0.1, ge=0)
     """Weight of item -> SID in every RL step."""
     reward: RewardConfig = RewardConfig()
@@ -399,6 +416,7 @@ class Settings(Section):
     model: ModelConfig = ModelConfig()
     align: AlignConfig = AlignConfig()
     distill: DistillConfig = DistillConfig()
+    mixture: MixtureConfig = MixtureConfig()
     rl: RlConfig = RlConfig()
     sft: SftConfig = SftConfig()
     loop: LoopConfig = LoopConfig()
@@ -539,6 +557,8 @@ PAPER: Nested = {
         "kl": 0.04,  # Eq. 8 has a KL term; its weight is not given (details: this project)
         "anchor_item_words": 0.0,
         "anchor_direct": 0.0,
+        "anchor_name": 0.0,
+        "anchor_think": 0.0,
         "anchor_items": 0.0,
         "reward": {
             "layer_weights": [0.5, 0.3, 0.2],  # the paper prints w_l without values (details: this project)

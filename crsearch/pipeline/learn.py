@@ -14,7 +14,7 @@ from crsearch.train.answer import answer_thinking, catalogue_trie
 from crsearch.train.examples import TreeBuilder, split_users
 from crsearch.train.rl import policy_stage
 from crsearch.train.select import correct, incorrect
-from crsearch.train.supervised import Workbench, align, consolidate, continue_directly, first_reasoning
+from crsearch.train.supervised import Thoughts, Workbench, align, consolidate, continue_directly, first_reasoning
 
 Numbers = Mapping[str, Any]
 Outputs = tuple[Sequence[Path], Numbers]
@@ -76,7 +76,7 @@ class Learner:
             return self.trained("sft0", first_reasoning(bench, "sft0", key, thoughts))
 
         config = self.settings.distill.model_dump(include={"repeats", "epochs", "batch", "max_steps", "optim"})
-        return self.stage("sft0", [before.key, traces.key, config], work)
+        return self.stage("sft0", [before.key, traces.key, config, self.settings.mixture.model_dump()], work)
 
     def rl(self, i: int, before: StageRecord) -> StageRecord:
         """sft_i -> rl_i on what sft_i gets wrong."""
@@ -89,9 +89,9 @@ class Learner:
             if chosen is not None:
                 wrong = set(json.loads(self.space.path("traces", f"{name}.incorrect.json").read_text()))
                 examples = [e for e in users if e.context.search_id in wrong]
-            bench = self.bench(start, examples)
+            bench = self.bench(start, [*examples, *self.taught])
             trie = catalogue_trie(bench.builder.bundle)
-            numbers = policy_stage(bench, name, key, examples, trie)
+            numbers = policy_stage(bench, name, key, examples, trie, self.traces(bench))
             return self.trained(name, {**numbers, "examples": len(examples)})
 
         inputs = [before.key, chosen and chosen.key, config.model_dump(), self.settings.decode.think_tokens]
@@ -171,6 +171,13 @@ class Learner:
 
         inputs = [record.key, len(users), self.settings.decode.model_dump()]
         return self.space.stages.do(f"valid.{stage}", inputs, work)
+
+    def traces(self, bench: Workbench) -> Thoughts:
+        """The teacher's traces as tokens."""
+        return [
+            (self.by_search[search_id], bench.builder.prompts.thought(text))
+            for search_id, text in self.space.traces().items()
+        ]
 
     # -- shared -------------------------------------------------------------------------------------------------------
     def bench(self, stage: str, examples: Sequence[Example]) -> Workbench:

@@ -37,8 +37,8 @@ class Planned:
     name: str
     steps: int = 0
     trained: float = 0.0
-    thoughts: float = 0.0
-    answers: float = 0.0
+    thoughts: int = 0
+    answers: int = 0
 
     def seconds(self, rates: "Rates") -> float:
         """Expected duration."""

@@ -6,6 +6,7 @@ Appendix A of the project's method notes spells the step out; details the paper 
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from crsearch.train.answer import think
 from crsearch.train.examples import TreeBuilder, clicked_loss, device_of, draw, kind_loss
 from crsearch.train.objectives import group_advantage, loss_mask, policy_loss
 from crsearch.train.rewards import choose_beam, distinct_ngrams, list_reward, score, structure_reward
-from crsearch.train.supervised import Workbench
+from crsearch.train.supervised import Thoughts, Workbench
 from crsearch.train.trainer import Losses, generator
 from crsearch.train.tree import Branch, Packed, Tree, pack, target_logprobs
 
@@ -104,10 +105,11 @@ def roll_out(
         target_logprob_BG = _target_logprob(builder, examples, ranked.thoughts, target_B)
     reward_BG = list_reward(config, parts, rows_BGK=rows_BGK, target_B=target_B, target_logprob_BG=target_logprob_BG)
     advantage_BG, kept_B = group_advantage(reward_BG, config)
+    best_BG = choose_beam(parts["total"])
+    chosen_BG = torch.zeros_like(best_BG) if config.aggregate == "first" else best_BG
     return Rollout(
-        examples, ranked.thoughts, closed_BG, rows_BGK, target_B, parts, reward_BG, choose_beam(parts["total"]),
-        advantage_BG, kept_B,
-    )  # fmt: skip
+        examples, ranked.thoughts, closed_BG, rows_BGK, target_B, parts, reward_BG, chosen_BG, advantage_BG, kept_B
+    )
 
 
 def _target_logprob(
@@ -166,7 +168,8 @@ def lay_out(builder: TreeBuilder, rollout: Rollout, extra: Sequence[Tree], ancho
             sid.append([False] * (len(thought) + 1) + [True] * len(answer))
             forced.append([i == len(thought) and not bool(rollout.closed_BG[b, g]) for i in range(len(ids))])
         if anchors:
-            branches.append(builder.direct(int(rollout.target_B[b]), len(encoded.ids)))
+            row, at = int(rollout.target_B[b]), len(encoded.ids)
+            branches += [builder.direct(row, at), builder.name(row, at)]
         trunk_loss = [*clicked_loss(encoded), *[0.0] * (len(prompt) - len(encoded.ids))] if anchors else []
         trees.append(Tree(prompt, branches, trunk_loss, "item_words"))
     device = device_of(bundle.model)
@@ -181,8 +184,15 @@ def _padded(rows: Sequence[Sequence[bool]]) -> Bool[Tensor, "S T"]:
     return nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True)
 
 
-def policy_stage(bench: Workbench, stage: str, key: str, examples: Sequence[Example], trie: Trie) -> dict[str, float]:
+def policy_stage(
+    bench: Workbench, stage: str, key: str, examples: Sequence[Example], trie: Trie, traces: Thoughts = ()
+) -> dict[str, float]:
     """``rl.steps`` rollout batches on ``examples``: sft_i -> rl_i. Without an example nothing changes.
+
+    Args:
+        examples: what is rolled out.
+        trie: items that may be answered.
+        traces: the teacher's, of other users; anchors of the language of the thoughts.
 
     Returns:
         Sums over the stage (trained tokens).
@@ -204,19 +214,31 @@ def policy_stage(bench: Workbench, stage: str, key: str, examples: Sequence[Exam
         gen = generator(bench.seed, stage, "rollout", step, device=device_of(model))
         rollout = roll_out(bench.builder, batch, trie, bench, gen)
         bench.run.append(trace, describe(bench.builder, rollout, stage, step + 1))
-        yield from _updates(bench, stage, step, rollout, reference)
+        yield from _updates(bench, stage, step, rollout, reference, anchors_of(bench, stage, step, traces))
 
     return bench.trainer(stage, key, config.optim).train(config.steps, losses)
 
 
-def _updates(bench: Workbench, stage: str, step: int, rollout: Rollout, reference: nn.Module | None) -> Losses:
+def anchors_of(bench: Workbench, stage: str, step: int, traces: Thoughts) -> list[Tree]:
+    """Item trees and a few of the teacher's traces, trained beside the rollouts of a step."""
+    config = bench.settings.rl
+    trees = bench.item_trees(stage, config.prompts, step, both=False) if config.anchor_items else []
+    if config.anchor_think:
+        chosen = draw(bench.seed, f"{stage}.traces", len(traces), math.ceil(config.prompts / 4), step)
+        trees += [bench.builder.user(traces[u][0], direct=False, thought=traces[u][1]) for u in chosen]
+    return trees
+
+
+def _updates(
+    bench: Workbench, stage: str, step: int, rollout: Rollout, reference: nn.Module | None, extra: Sequence[Tree]
+) -> Losses:
     """``rl.updates`` losses on one rollout batch."""
     config, model = bench.settings.rl, bench.builder.bundle.model
     model.train()
     weights = {
-        "item_words": config.anchor_item_words, "direct": config.anchor_direct, "item_to_sid": config.anchor_items,
+        "item_words": config.anchor_item_words, "direct": config.anchor_direct, "name": config.anchor_name,
+        "think": config.anchor_think, "item_to_sid": config.anchor_items,
     }  # fmt: skip
-    extra = bench.item_trees(stage, config.prompts, step, both=False) if config.anchor_items else []
     update = lay_out(bench.builder, rollout, extra, anchors=any(weights.values()))
     temperature_M = torch.where(update.is_policy_M, config.temperature, 1.0)
     device = device_of(model)

@@ -79,26 +79,33 @@ def steps_for(examples: int, batch: int, epochs: int, max_steps: int | None) -> 
     return steps if max_steps is None else min(steps, max_steps)
 
 
-def align(bench: Workbench, stage: str, key: str, examples: Sequence[Example]) -> dict[str, float]:
+def align(
+    bench: Workbench, stage: str, key: str, examples: Sequence[Example], others: Sequence[Example] = ()
+) -> dict[str, float]:
     """Teach what identifiers mean and who chooses what: base -> align (CRS §3.1.2).
 
     Each epoch shows every user once and every item of the catalogue once in both directions, so that items
     nobody chose can be generated too.
 
     Args:
-        examples: training examples that alignment may see.
+        examples: training examples whose targets alignment may see.
+        others: training examples of which only the history is read (the clicked items of it, not the target).
     """
     config = bench.settings.align
     steps = steps_for(len(examples), config.batch, config.epochs, config.max_steps)
-    items = math.ceil(len(bench.builder.catalogue) / math.ceil(len(examples) / config.batch))
+    per_epoch = math.ceil(len(examples) / config.batch)
+    items = math.ceil(len(bench.builder.catalogue) / per_epoch)
+    unlabelled = math.ceil(len(others) / per_epoch) if config.item_words else 0
 
     def trees(step: int) -> list[Tree]:
         users = draw(bench.seed, stage, len(examples), config.batch, step)
+        readers = draw(bench.seed, f"{stage}.others", len(others), unlabelled, step)
         return [
             *(
                 bench.builder.user(examples[u], name=config.name_item > 0, history=config.history_targets)
                 for u in users
             ),
+            *(bench.builder.user(others[u], direct=False) for u in readers),
             *bench.item_trees(stage, items, step, both=True),
         ]
 
@@ -123,24 +130,46 @@ def first_reasoning(bench: Workbench, stage: str, key: str, traces: Thoughts) ->
     return _reason(bench, stage, key, config.optim, traces, config.batch, steps)
 
 
-def consolidate(bench: Workbench, stage: str, key: str, correct: Thoughts) -> dict[str, float]:
-    """SFT on what the model got right: rl_i -> sft_i+1 (CRS §3.3, Eq. 2). Without a correct trace nothing changes."""
+def consolidate(
+    bench: Workbench, stage: str, key: str, correct: Thoughts, others: Sequence[Example] = ()
+) -> dict[str, float]:
+    """SFT on what the model got right: rl_i -> sft_i+1 (CRS §3.3, Eq. 2). Without a correct trace nothing changes.
+
+    Args:
+        correct: examples with a thought that led to their target.
+        others: training examples without one; they stay in the mixture with direct answers and names.
+    """
     config = bench.settings.sft
     steps = steps_for(len(correct), config.batch, config.epochs, config.max_steps)
-    return _reason(bench, stage, key, config.optim, correct, config.batch, steps) if correct else {}
+    return _reason(bench, stage, key, config.optim, correct, config.batch, steps, others) if correct else {}
 
 
 def _reason(
-    bench: Workbench, stage: str, key: str, optim: OptimConfig, traces: Thoughts, batch: int, steps: int
+    bench: Workbench,
+    stage: str,
+    key: str,
+    optim: OptimConfig,
+    traces: Thoughts,
+    batch: int,
+    steps: int,
+    others: Sequence[Example] = (),
 ) -> dict[str, float]:
+    mixture = bench.settings.mixture
+    beside = math.ceil(batch * len(others) / len(traces))
+
     def trees(step: int) -> list[Tree]:
         users = [traces[u] for u in draw(bench.seed, stage, len(traces), batch, step)]
+        unthought = [others[u] for u in draw(bench.seed, f"{stage}.others", len(others), beside, step)]
         return [
-            *(bench.builder.user(example, thought=thought) for example, thought in users),
+            *(bench.builder.user(e, name=mixture.name > 0, thought=thought) for e, thought in users),
+            *(bench.builder.user(e, name=mixture.name > 0) for e in unthought),
             *bench.item_trees(stage, batch, step, both=False),
         ]
 
-    weights = {"item_words": 0.5, "direct": 0.5, "think": 1.0, "item_to_sid": 0.5}
+    weights = {
+        "think": 1.0, "item_words": mixture.item_words, "direct": mixture.direct, "name": mixture.name,
+        "item_to_sid": mixture.items,
+    }  # fmt: skip
     return bench.supervised(stage, key, optim, steps, trees, weights)
 
 
@@ -168,5 +197,5 @@ def continue_directly(
             *bench.item_trees(stage, config.batch, step, both=False),
         ]
 
-    weights = {"item_words": config.item_words, "direct": 1.0, "item_to_sid": 0.5}
+    weights = {"item_words": config.item_words, "direct": 1.0, "item_to_sid": bench.settings.mixture.items}
     return bench.supervised(stage, key, bench.settings.distill.optim, steps, trees, weights)
