@@ -163,6 +163,17 @@ class ModelConfig(Section):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Autocast in training; ``auto`` = bf16 where the processor has it."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ModelConfig":
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"model.heads = {self.heads} is no multiple of model.kv_heads = {self.kv_heads}: each key head serves "
+                "equally many query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"model.head_dim = {self.head_dim}: rotary positions need an even number")
+        return self
+
 
 class OptimConfig(Section):
     """One optimiser; two learning rates: matrices of the body, everything else."""
@@ -188,11 +199,11 @@ class AlignConfig(Section):
 
     epochs: int = Field(default=5, ge=1)
     """Passes over the users; each shows every item of the catalogue once too."""
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=8, ge=1)
     """User trees per step; item examples are mixed in proportionally."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many steps (tests, dry runs)."""
-    item_words: float = Field(default=0.5, ge=0)
+    item_words: float = Field(default=1.0, ge=0)
     """Weight of the language-model loss on the text of clicked items in the history."""
     name_item: float = Field(default=1.0, ge=0)
     """Weight of context -> text of the chosen item (teaches to say an item before naming it)."""

@@ -202,8 +202,9 @@ class RunDirectory:
         """
         if not (path / "manifest.json").exists():
             raise RunError(
-                f"{path}: {'not a run directory (no manifest.json)' if path.exists() else 'no such folder'}. "
-                f"Make a run: crsearch demo --out {path}"
+                f"{path}: not a run directory (no manifest.json in it); give the folder of a run, e.g. runs/demo"
+                if path.exists()
+                else f"{path}: no such run directory. Make one: crsearch demo --out {path}"
             )
         run = cls(path)
         run._manifest = run._read_manifest()

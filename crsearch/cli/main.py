@@ -199,7 +199,7 @@ def search(
     user: Annotated[
         str | None, typer.Option(metavar="ID", help="User whose profile and history are read; default: a stranger.")
     ] = None,
-    k: Annotated[int, typer.Option(min=1, metavar="N", help="Items to show.")] = 10,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, metavar="N", help="Items to show.")] = 10,
     think: Annotated[bool, typer.Option(help="Think before ranking.")] = True,
     place: Annotated[str | None, typer.Option(metavar="TEXT", help="Where the user is.")] = None,
     as_json: AsJson = False,
@@ -269,7 +269,7 @@ def import_(
     """Turn logs into records, and say what was changed or dropped and why.
 
     hem: Amazon reviews. kuaisearch: a KuaiSearch folder. tables: your own CSV, JSON lines or Parquet, with a
-    mapping.toml that says which column is what.
+    mapping.toml that says which column is what (without one, an example is shown).
     """
     from crsearch.cli.progress import working
     from crsearch.cli.show import echo_json, show_import

@@ -43,8 +43,8 @@ def shown(text: str) -> Text:
     return Text("".join(c if c.isprintable() else " " for c in text))
 
 
-def _table(title: str) -> Table:
-    return Table(title=shown(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+def _table() -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -87,12 +87,14 @@ def show_dry_run(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    table = _table("what this run would do (rates measured on one batch)")
+    table = _table()
     for column in ("stage", "steps", "training tokens", "thoughts", "lists", "seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for row in found["stages"]:
         table.add_row(row["name"], *(f"{row[c]:,.0f}" for c in ("steps", "trained", "thoughts", "answers", "seconds")))
-    stdout().print(table)
+    out = stdout()
+    out.print("what this run would do (rates measured on one batch)")
+    out.print(table)
     typer.echo(
         f"about {found['seconds'] / 60:.0f} min, {found['memory_mib']:,.0f} MiB of memory, "
         f"{found['disk_mib']:,.0f} MiB of disk"
@@ -139,7 +141,8 @@ def _print_metrics(
 ) -> None:
     """Means with 95 % intervals: of all metrics where there is room, else of the last one."""
     with_interval = METRICS if out.width >= WIDE else METRICS[-1:]
-    table = _table(f"{title}: mean [95 % interval]")
+    out.print(shown(f"{title}: mean [95 % interval]"))
+    table = _table()
     for column in (*columns, *METRICS):
         table.add_column(column, no_wrap=True)
     for names, metrics in rows:
@@ -159,7 +162,7 @@ def show_answer(answer: Mapping[str, Any], out: Console | None = None) -> None:
     out = out or stdout()
     if answer["thought"] is not None:
         out.print(Text.assemble("thought  ", shown(answer["thought"])), end="\n\n")
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     for justify in ("right", "left", "right", "left", "right"):
         table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
     for item in answer["items"]:

@@ -75,6 +75,8 @@ def evaluate_file(folder: Path, run_file: Path) -> dict[str, Any]:
     from crsearch.evaluate.evaluation import evaluate_run_file
 
     settings, found = finished(folder)
+    if not run_file.is_file():
+        raise DataError(f"{run_file}: no such run file; its lines are: search_id Q0 item_id rank score system")
     space = Workspace(RunDirectory.reading(folder), settings, silent)
     done = evaluate_run_file(run_file, folder / "eval" / "qrels.trec", space.dataset.catalogue.ids)
     return {

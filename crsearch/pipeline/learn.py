@@ -59,8 +59,8 @@ class Learner:
         """base -> align."""
 
         def work(key: str) -> Outputs:
-            bench = self.bench("base", self.aligned)
-            return self.trained("align", align(bench, "align", key, self.aligned))
+            bench = self.bench("base", [*self.aligned, *self.fresh])
+            return self.trained("align", align(bench, "align", key, self.aligned, self.fresh))
 
         return self.stage("align", [base.key, self.settings.align.model_dump()], work)
 
@@ -69,11 +69,7 @@ class Learner:
 
         def work(key: str) -> Outputs:
             bench = self.bench("align", self.taught)
-            thoughts = [
-                (self.by_search[search_id], bench.builder.prompts.thought(text))
-                for search_id, text in self.space.traces().items()
-            ]
-            return self.trained("sft0", first_reasoning(bench, "sft0", key, thoughts))
+            return self.trained("sft0", first_reasoning(bench, "sft0", key, self.traces(bench)))
 
         config = self.settings.distill.model_dump(include={"repeats", "epochs", "batch", "max_steps", "optim"})
         return self.stage("sft0", [before.key, traces.key, config, self.settings.mixture.model_dump()], work)
@@ -132,11 +128,13 @@ class Learner:
         chosen = self.space.stages.do(f"{name}.select", inputs, select)
 
         def work(key: str) -> Outputs:
-            right = [(self.by_search[r["search_id"]], r["thought_ids"]) for r in read_lines(file)]
-            bench = self.bench(start, [e for e, _ in right])
-            return self.trained(name, consolidate(bench, name, key, right))
+            right = {r["search_id"]: r["thought_ids"] for r in read_lines(file)}
+            bench = self.bench(start, users)
+            traces = [(e, right[e.context.search_id]) for e in users if e.context.search_id in right]
+            others = [e for e in users if e.context.search_id not in right]
+            return self.trained(name, consolidate(bench, name, key, traces, others))
 
-        return self.stage(name, [chosen.key, config.model_dump()], work)
+        return self.stage(name, [chosen.key, config.model_dump(), self.settings.mixture.model_dump()], work)
 
     def direct(self, aligned: StageRecord) -> StageRecord:
         """The control: align goes on without thoughts on as many tokens as the stages of CRS after it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from crsearch import __version__
 from crsearch.config import Settings, to_toml
 from crsearch.encoders import build_encoder
-from crsearch.errors import RunError
+from crsearch.errors import ConfigError, RunError
 from crsearch.pipeline.stages import Stages
 from crsearch.records.store import Dataset
 from crsearch.records.types import Example, Part
@@ -51,9 +51,11 @@ class Workspace:
 
         Raises:
             RunError: the run was made from other records or with another number of threads; nothing is written.
+            ConfigError: there is no such device.
             DataError: the records cannot be read.
         """
         facts = {"data": digest(self._data_inputs()), "threads": self.settings.threads}
+        where = str(device(self.settings))
         before = {name: self.run.manifest.get(name, value) for name, value in facts.items()}
         if before["data"] != facts["data"]:
             made = "settings (simulate, split, seed)" if self.records is None else f"records (now {self.records})"
@@ -75,7 +77,7 @@ class Workspace:
                 "crsearch": __version__,
                 "python": platform.python_version(),
                 "seed": self.settings.seed,
-                "device": str(device(self.settings)),
+                "device": where,
             }
         )
 
@@ -226,12 +228,20 @@ def threads(settings: Settings, before: int | None = None) -> int:
 
 
 def device(settings: Settings) -> Any:
-    """Where the model runs."""
+    """Where the model runs.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     import torch
 
-    if settings.device == "auto":
+    name = settings.device
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(settings.device)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as e:  # an unknown name; a build without CUDA; no such card
+        raise ConfigError(f"device = {name!r}: {str(e).splitlines()[0]}. Use cpu, or auto") from e
 
 
 def _version(package: str) -> str:

@@ -109,7 +109,8 @@ def read_table(folder: Path, table: Table) -> pl.DataFrame:
     path = folder / f"{table.name}.parquet"
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file. A data set is a folder with {', '.join(f'{n}.parquet' for n in TABLES)}"
+            f"{path}: no such file. A data set is a folder with {', '.join(f'{n}.parquet' for n in TABLES)}: "
+            "make one with `crsearch import` or `crsearch simulate`"
         )
     version = format_of(path)
     if version > FORMAT_VERSION:

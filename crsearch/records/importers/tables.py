@@ -85,6 +85,11 @@ class TableMapping:
     """Field of kind map -> its keys -> columns."""
 
 
+def example() -> str:
+    """A mapping file with every option."""
+    return (__doc__ or "").partition("```toml\n")[2].partition("```")[0]
+
+
 def load_mapping(path: Path, source: Path) -> dict[str, TableMapping]:
     """The sections of a mapping file, checked; files are looked for in ``source``.
 
@@ -95,7 +100,7 @@ def load_mapping(path: Path, source: Path) -> dict[str, TableMapping]:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(
-            f"{path}: the mapping file cannot be read ({e.strerror}); see `crsearch import --help`"
+            f"{path}: the mapping file cannot be read ({e.strerror}). It says which column is what:\n{example()}"
         ) from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not valid TOML: {e}") from e
