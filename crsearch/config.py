@@ -225,9 +225,9 @@ class DistillConfig(Section):
     """Training users with a trace."""
     repeats: int = Field(default=2, ge=1)
     """Times each trace is seen per epoch."""
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=5, ge=1)
     """Passes over the traces, each of which counts ``repeats`` times."""
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=8, ge=1)
     """User trees per step; as many item examples are mixed in."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many steps (tests, dry runs)."""
