@@ -152,9 +152,9 @@ def test_a_broken_manifest_is_named(tmp_path, text):
 
 
 def test_only_runs_are_read(tmp_path):
-    with pytest.raises(RunError, match=r"not a run directory \(no manifest.json\)"):
+    with pytest.raises(RunError, match=r"not a run directory \(no manifest.json in it\)"):
         RunDirectory.reading(tmp_path)
-    with pytest.raises(RunError, match=r"no such folder.*crsearch demo --out"):
+    with pytest.raises(RunError, match=r"no such run directory.*crsearch demo --out"):
         RunDirectory.reading(tmp_path / "none")
 
 

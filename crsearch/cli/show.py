@@ -125,11 +125,9 @@ def show_results(found: Mapping[str, Any], out: Console | None = None) -> None:
     out = out or stdout()
     extra = [("Bayes optimum", found["ceiling"])] if "ceiling" in found else []
     show_rows(found, "systems", extra, out)
-    rows = [((s["name"], f"{s['tokens'] / 1e6:.2f} M"), s["metrics"]) for s in found["stages"]]
+    rows = [((s["name"], f"{s['tokens'] / 1e3:,.0f} k"), s["metrics"]) for s in found["stages"]]
     out.print()
-    _print_metrics(
-        f"stages of crs, same users (validation kept {found['final_stage']})", ("stage", "tokens"), rows, (), out
-    )
+    _print_metrics(f"stages, same users (crs is {found['final_stage']})", ("stage", "tokens"), rows, (), out)
 
 
 def _print_metrics(

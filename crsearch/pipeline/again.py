@@ -35,14 +35,15 @@ def with_searchers(folder: Path, searchers: Sequence[str]) -> Settings:
 
     Args:
         folder: the run.
-        searchers: names, or ``all``; those of the run stay.
+        searchers: names, or ``all`` that need no further training; those of the run stay.
 
     Raises:
         RunError: no finished run.
         ConfigError: an unknown name.
     """
     settings, _ = finished(folder)
-    names = SEARCHERS if "all" in searchers else searchers
+    trained = [n for n in SEARCHERS if n != "crs-direct" or n in settings.evaluate.searchers]
+    names = trained if "all" in searchers else searchers
     wanted = tuple(dict.fromkeys([*settings.evaluate.searchers, *names]))
     settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})
     refuse_unknown_searchers(settings)
@@ -58,11 +59,11 @@ def evaluate_again(folder: Path, settings: Settings, progress: Progress = silent
         progress: called as (stage, done, total, numbers).
 
     Raises:
-        RunError: the run is in use.
+        RunError: the run is in use, or something would have to be trained again.
     """
     with RunDirectory(folder) as directory:
         own = None if settings.data is None else folder / "data"  # the source may have changed or gone since
-        return finish(Workspace(directory, settings, progress, own))
+        return finish(Workspace(directory, settings, progress, own, only="eval."))
 
 
 def evaluate_file(folder: Path, run_file: Path) -> dict[str, Any]:

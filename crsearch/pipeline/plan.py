@@ -75,7 +75,7 @@ def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
 
     config = settings.align
     steps = steps_for(aligned, config.batch, config.epochs, config.max_steps)
-    items = math.ceil(sizes.items / math.ceil(aligned / config.batch))
+    items = math.ceil(sizes.items / max(1, math.ceil(aligned / config.batch)))
     per_step = config.batch * (sizes.trunk_tokens + 30) + 2 * items * sizes.item_tokens
     out.append(Planned(name="align", steps=steps, trained=steps * per_step))
 

@@ -35,9 +35,9 @@ def run(
         DataError, SidError, ModelError, StorageError, TeacherError: see the stage.
     """
     refuse_unknown_searchers(settings)
-    if not resume and (out / "manifest.json").exists():
-        raise RunError(f"{out}: holds a run already. Go on with --resume, or choose another --out")
     with RunDirectory(out) as directory:
+        if directory.manifest["stages"] and not resume:
+            raise RunError(f"{out}: holds a run already. Go on with --resume, or choose another --out")
         for name in redo:
             _forget(directory, name)
         return finish(Workspace(directory, settings, progress))

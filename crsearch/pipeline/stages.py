@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from crsearch import __version__
+from crsearch.errors import RunError
 from crsearch.runs import Progress, RunDirectory, StageRecord, digest
 
 Work = Callable[[str], tuple[Sequence[Path], Mapping[str, Any]]]
@@ -17,10 +18,11 @@ class Stages:
     Args:
         run: the locked run directory.
         progress: told at the start and at the end of each stage.
+        only: beginning of the names of stages that may be run; the others must be done.
     """
 
-    def __init__(self, run: RunDirectory, progress: Progress) -> None:
-        self.run, self.progress = run, progress
+    def __init__(self, run: RunDirectory, progress: Progress, only: str = "") -> None:
+        self.run, self.progress, self.only = run, progress, only
 
     def do(self, name: str, inputs: object, work: Work) -> StageRecord:
         """Run a stage unless it is done.
@@ -31,10 +33,18 @@ class Stages:
 
         Returns:
             The record, whose ``key`` is what later stages depend on.
+
+        Raises:
+            RunError: an output of the stage is missing or damaged, or it is not done and may not be run.
         """
         key = digest(__version__, name, inputs)
         done = self.run.stage(name, key)
         if done is None:
+            if not name.startswith(self.only):
+                raise RunError(
+                    f"{self.run.path}: stage {name} is not done, or was done by another version or from other "
+                    f"settings. Run it first: crsearch run {self.run.path / 'settings.toml'} --out {self.run.path} --resume"
+                )
             self.run.forget(name)  # its outputs are about to change
             self.progress(name, 0, 1, {})
             outputs, numbers = work(key)

@@ -2,13 +2,14 @@
 
 import os
 import platform
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crsearch import __version__
 from crsearch.config import Settings, to_toml
 from crsearch.encoders import build_encoder
-from crsearch.errors import ConfigError, RunError
+from crsearch.errors import ConfigError, DataError, RunError
 from crsearch.pipeline.stages import Stages
 from crsearch.records.store import Dataset
 from crsearch.records.types import Example, Part
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from crsearch.train.examples import TreeBuilder
 
 
+TRUTH = "truth.parquet"
+"""What the simulated shop knows, beside its records."""
+
+
 class Workspace:
     """A run and everything that its finished stages offer; loaded when first asked for.
 
@@ -29,12 +34,15 @@ class Workspace:
         settings: resolved settings.
         progress: where stages report.
         records: folder of the records; none = what the settings say.
+        only: beginning of the names of stages that may be run; "" = all.
     """
 
-    def __init__(self, run: RunDirectory, settings: Settings, progress: Progress, records: Path | None = None) -> None:
+    def __init__(
+        self, run: RunDirectory, settings: Settings, progress: Progress, records: Path | None = None, only: str = ""
+    ) -> None:
         self.run, self.settings, self.progress = run, settings, progress
         self.records = Path(settings.data) if records is None and settings.data is not None else records
-        self.stages = Stages(run, progress)
+        self.stages = Stages(run, progress, only)
         self._dataset: Dataset | None = None
         self._truth: pl.DataFrame | None = None
         self._sids: SidBook | None = None
@@ -51,12 +59,17 @@ class Workspace:
 
         Raises:
             RunError: the run was made from other records or with another number of threads; nothing is written.
-            ConfigError: there is no such device.
+            ConfigError: there is no such device; the analyst is asked for, but the records are not simulated.
             DataError: the records cannot be read.
         """
         facts = {"data": digest(self._data_inputs()), "threads": self.settings.threads}
         where = str(device(self.settings))
-        before = {name: self.run.manifest.get(name, value) for name, value in facts.items()}
+        if self.settings.distill.teacher == "analyst" and self.records and not (self.records / TRUTH).exists():
+            raise ConfigError(
+                f'distill.teacher = "analyst": only the simulated shop has one, not {self.records}; '
+                'set distill.teacher = "template", or "openai" with distill.url'
+            )
+        before = {**facts, **self.run.manifest} if self.run.manifest["stages"] else facts
         if before["data"] != facts["data"]:
             made = "settings (simulate, split, seed)" if self.records is None else f"records (now {self.records})"
             raise RunError(
@@ -102,10 +115,14 @@ class Workspace:
 
                 shop = simulate(settings.simulate, settings.split, settings.seed)
                 self._dataset, self._truth = shop.dataset, shop.truth
+                refuse_empty_parts(shop.dataset, settings)
                 shop.save(self.path("data"))
             else:
                 assert self._dataset is not None
+                refuse_empty_parts(self._dataset, settings)
                 self._dataset.save(self.path("data"))
+                if (truth := self.records / TRUTH).exists():
+                    write_atomic(self.path("data", TRUTH), truth.read_bytes())
             assert_no_leaks(self.dataset)
             return [self.path("data")], {}
 
@@ -121,7 +138,7 @@ class Workspace:
     @property
     def truth(self) -> "pl.DataFrame | None":
         """What the simulated shop knows of each example; none for real data."""
-        file = self.path("data", "truth.parquet")
+        file = self.path("data", TRUTH)
         if self._truth is None and file.exists():
             import polars as pl
 
@@ -215,6 +232,26 @@ class Workspace:
         save_bundle(self._builder.bundle, self.path("models", stage))
         self._loaded = stage
         return self.path("models", stage)
+
+
+def refuse_empty_parts(dataset: Dataset, settings: Settings) -> None:
+    """Raise if there is nobody to learn from, to choose by, or to test on.
+
+    Raises:
+        DataError: a part without an example.
+    """
+    users = Counter(dataset.parts.values())
+    parts: tuple[Part, ...] = ("train", "test", "valid") if settings.loop.select == "valid" else ("train", "test")
+    for part in parts:
+        if not users[part]:
+            mend = "lower split.test and split.valid" if part == "train" else f"raise split.{part}"
+            also = ', or set loop.select = "last"' if part == "valid" else ""
+            raise DataError(
+                f"none of the {users.total():,} users with a choice is a {part} user: {mend} when importing or "
+                f"simulating{also}"
+            )
+    if not round(users["train"] * settings.align.share):
+        raise DataError(f"align.share = {settings.align.share} of {users['train']} training users is nobody: raise it")
 
 
 def language(settings: Settings) -> Any:

@@ -10,7 +10,9 @@ from tiny_run import Events, run_tiny, tiny_settings
 
 from crsearch.errors import ConfigError, RunError
 from crsearch.pipeline.again import evaluate_again, evaluate_file, search_again, with_searchers
+from crsearch.pipeline.measure import SEARCHERS
 from crsearch.pipeline.run import run
+from crsearch.runs import RunDirectory
 
 AFTER_RL = {
     "rl0", "sft1.select", "sft1", "eval.crs", "eval.crs-no-thought", "eval.stage.rl0", "eval.stage.sft1",
@@ -116,6 +118,22 @@ def test_a_finished_run_can_be_evaluated_with_more_systems(copy, tiny_run):
     assert set(found["searchers"]) == {*before["searchers"], "popularity-in-query-brand"}
     assert {n: found["searchers"][n] for n in before["searchers"]} == before["searchers"]
     assert json.loads((copy / "results.json").read_text()) == found
+
+
+def test_evaluating_never_trains(copy):
+    """E.g. after an upgrade, when every stage is out of date."""
+    settings = with_searchers(copy, ["all"])
+    with RunDirectory(copy) as run:
+        run.forget("direct")
+    with pytest.raises(RunError, match=r"stage direct is not done.* Run it first: crsearch run .*settings\.toml --out"):
+        evaluate_again(copy, settings)
+
+
+def test_all_systems_are_those_that_need_no_training(tmp_path):
+    run_tiny(tmp_path, "evaluate.searchers=['crs']", "loop.iterations=0")
+    settings = with_searchers(tmp_path, ["all"])
+    assert settings.evaluate.searchers == tuple(n for n in SEARCHERS if n != "crs-direct")
+    assert evaluate_again(tmp_path, settings)["final_stage"] == "sft0"
 
 
 def test_an_unknown_system_is_refused_before_anything_runs(copy):
