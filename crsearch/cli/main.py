@@ -92,12 +92,13 @@ def _overrides(values: list[str] | None, seed: int | None, threads: int | None) 
     return [*(values or []), *(f"{k}={v}" for k, v in named.items() if v is not None)]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from crsearch import __version__
 
         typer.echo(f"crsearch {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -85,12 +85,18 @@ class Learner:
             if chosen is not None:
                 wrong = set(json.loads(self.space.path("traces", f"{name}.incorrect.json").read_text()))
                 examples = [e for e in users if e.context.search_id in wrong]
-            bench = self.bench(start, [*examples, *self.taught])
+            bench = self.bench(start, [*examples, *self.taught], loop=True)
             trie = catalogue_trie(bench.builder.bundle)
             numbers = policy_stage(bench, name, key, examples, trie, self.traces(bench))
             return self.trained(name, {**numbers, "examples": len(examples)})
 
-        inputs = [before.key, chosen and chosen.key, config.model_dump(), self.settings.decode.think_tokens]
+        inputs = [
+            before.key,
+            chosen and chosen.key,
+            config.model_dump(),
+            self.settings.decode.think_tokens,
+            self.settings.loop.seed,
+        ]
         return self.stage(name, inputs, work)
 
     def _selected_wrong(self, name: str, start: str, users: Sequence[Example], before: StageRecord) -> StageRecord:
@@ -115,7 +121,7 @@ class Learner:
         file = self.space.path("traces", f"{name}.correct.jsonl")
 
         def select(_: str) -> Outputs:
-            bench = self.bench(start, users)
+            bench = self.bench(start, users, loop=True)
             trie = catalogue_trie(bench.builder.bundle)
             found = correct(bench, name, users, trie, self.space.stages.ticker(f"{name}.select"))
             decode = bench.builder.bundle.tokenizer.decode
@@ -124,12 +130,12 @@ class Learner:
             return [file], {"asked": len(users), "correct": len(found)}
 
         sampling = config.model_dump(include={"samples", "temperature", "users"})
-        inputs = [before.key, sampling, self.settings.decode.model_dump()]
+        inputs = [before.key, sampling, self.settings.decode.model_dump(), self.settings.loop.seed]
         chosen = self.space.stages.do(f"{name}.select", inputs, select)
 
         def work(key: str) -> Outputs:
             right = {r["search_id"]: r["thought_ids"] for r in read_lines(file)}
-            bench = self.bench(start, users)
+            bench = self.bench(start, users, loop=True)
             traces = [(e, right[e.context.search_id]) for e in users if e.context.search_id in right]
             others = [e for e in users if e.context.search_id not in right]
             return self.trained(name, consolidate(bench, name, key, traces, others))
@@ -178,11 +184,23 @@ class Learner:
         ]
 
     # -- shared -------------------------------------------------------------------------------------------------------
-    def bench(self, stage: str, examples: Sequence[Example]) -> Workbench:
-        """A workbench with the model of a finished stage, and the contexts of ``examples`` tokenised."""
+    def bench(self, stage: str, examples: Sequence[Example], *, loop: bool = False) -> Workbench:
+        """A workbench with the model of a finished stage, and the contexts of ``examples`` tokenised.
+
+        Args:
+            stage: whose model.
+            examples: what will be read.
+            loop: the work is part of the loop, so that ``loop.seed`` counts.
+        """
         builder: TreeBuilder = self.space.builder(stage, fresh=True)
         builder.read([e.context for e in examples])
-        return Workbench(run=self.space.run, settings=self.settings, builder=builder, progress=self.space.progress)
+        return Workbench(
+            run=self.space.run,
+            settings=self.settings,
+            builder=builder,
+            loop_seed=self.settings.loop.seed if loop else 0,
+            progress=self.space.progress,
+        )
 
     def trained(self, stage: str, numbers: Numbers) -> Outputs:
         """Save the trained model as the result of ``stage``."""

@@ -41,9 +41,10 @@ class Stages:
         done = self.run.stage(name, key)
         if done is None:
             if not name.startswith(self.only):
+                here = self.run.path
                 raise RunError(
-                    f"{self.run.path}: stage {name} is not done, or was done by another version or from other "
-                    f"settings. Run it first: crsearch run {self.run.path / 'settings.toml'} --out {self.run.path} --resume"
+                    f"{here}: stage {name} is not done, or was done by another version or from other settings. "
+                    f"Run it first: crsearch run {here / 'settings.toml'} --out {here} --resume"
                 )
             self.run.forget(name)  # its outputs are about to change
             self.progress(name, 0, 1, {})

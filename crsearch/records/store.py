@@ -274,12 +274,16 @@ def refuse_unknown_items(searches: Iterable[Search], catalogue: Catalogue) -> No
     """
     known = set(catalogue.ids)
     unknown: Counter[str] = Counter()
+    first: dict[str, str] = {}
     for search in searches:
-        unknown.update(i for i in {*search.shown, *search.clicked, *search.bought} if i not in known)
+        for item_id in {*search.shown, *search.clicked, *search.bought} - known:
+            unknown[item_id] += 1
+            first.setdefault(item_id, search.search_id)
     if unknown:
+        example = min(unknown)
         raise DataError(
             f"{len(unknown):,} items ({unknown.total():,} mentions in searches) are not in the catalogue of "
-            f"{len(catalogue):,} items (first: {min(unknown)!r}): add them to the items, or pass "
+            f"{len(catalogue):,} items (first: {example!r} in search {first[example]!r}): add them to the items, or pass "
             "--unknown-items drop (leave them out) or --unknown-items text (keep them without a semantic ID)"
         )
 
