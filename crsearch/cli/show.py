@@ -160,12 +160,23 @@ def show_answer(answer: Mapping[str, Any], out: Console | None = None) -> None:
     out = out or stdout()
     if answer["thought"] is not None:
         out.print(Text.assemble("thought  ", shown(answer["thought"])), end="\n\n")
+    rows = [
+        (
+            str(i["rank"]),
+            shown(i["title"]),
+            "" if i["price"] is None else f"{i['price']:g}",
+            i["sid"],
+            f"{i['score']:.2f}",
+        )
+        for i in answer["items"]
+    ]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     for justify in ("right", "left", "right", "left", "right"):
-        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    for item in answer["items"]:
-        price = "" if item["price"] is None else f"{item['price']:g}"
-        table.add_row(str(item["rank"]), shown(item["title"]), price, item["sid"], f"{item['score']:.2f}")
+        table.add_column(justify=justify, no_wrap=True)
+    taken = sum(max(len(row[n]) for row in rows) + 2 for n in (0, 2, 3, 4)) if rows else 0
+    for row in rows:
+        row[1].truncate(max(20, out.width - taken), overflow="ellipsis")
+        table.add_row(*row)
     out.print(table)
     typer.echo(f"\n{answer['timings_ms']:.0f} ms")
 

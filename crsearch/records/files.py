@@ -9,9 +9,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from crsearch.errors import StorageError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _COMMIT = ".commit"
 _STAGE = ".saving-"
@@ -54,6 +59,20 @@ def write_together(folder: Path, writers: Mapping[str, Writer]) -> None:
         shutil.rmtree(stage, ignore_errors=True)
         raise
     finish_interrupted(folder)
+
+
+def parquet(frame: "pl.DataFrame", **options: Any) -> Writer:
+    """Writes a frame as Parquet.
+
+    The bytes go through Python: when the disk is full, polars itself gives up without saying why.
+    """
+
+    def write(path: Path) -> None:
+        buffer = BytesIO()
+        frame.write_parquet(buffer, compression="zstd", **options)
+        path.write_bytes(buffer.getbuffer())
+
+    return write
 
 
 def finish_interrupted(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from crsearch.errors import DataError
-from crsearch.records.files import finish_interrupted, write_together
+from crsearch.records.files import finish_interrupted, parquet, write_together
 from crsearch.records.schema import FORMAT_VERSION, ITEMS, SEARCHES, SPLIT, TABLES, USERS, Table
 from crsearch.records.types import Item, Search, User
 
@@ -72,10 +72,8 @@ def save_dataset(data: "Dataset", folder: Path) -> None:
         _UNKNOWN: data.unknown_items,
     }
 
-    def writer(frame: pl.DataFrame) -> Any:
-        return lambda path: frame.write_parquet(path, compression="zstd", metadata=metadata)
-
-    write_together(folder, {f"{name}.parquet": writer(frame) for name, frame in to_frames(data).items()})
+    frames = to_frames(data)
+    write_together(folder, {f"{name}.parquet": parquet(frame, metadata=metadata) for name, frame in frames.items()})
 
 
 def load_dataset(folder: Path) -> dict[str, Any]:

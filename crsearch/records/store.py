@@ -283,8 +283,8 @@ def refuse_unknown_items(searches: Iterable[Search], catalogue: Catalogue) -> No
         example = min(unknown)
         raise DataError(
             f"{len(unknown):,} items ({unknown.total():,} mentions in searches) are not in the catalogue of "
-            f"{len(catalogue):,} items (first: {example!r} in search {first[example]!r}): add them to the items, or pass "
-            "--unknown-items drop (leave them out) or --unknown-items text (keep them without a semantic ID)"
+            f"{len(catalogue):,} items (first: {example!r} in search {first[example]!r}): add them to the items, "
+            "or pass --unknown-items drop (leave them out) or --unknown-items text (keep them without a semantic ID)"
         )
 
 

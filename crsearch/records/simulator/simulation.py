@@ -11,7 +11,7 @@ import numpy as np
 
 from crsearch.config import SimulateConfig, SplitConfig
 from crsearch.errors import DataError
-from crsearch.records.files import write_together
+from crsearch.records.files import parquet, write_together
 from crsearch.records.simulator.analyst import ANALYSTS, Stated, confuse, fields_of, most_probable, read_facts, write
 from crsearch.records.simulator.bayes import believe, probabilities, rank, rank_of
 from crsearch.records.simulator.people import live
@@ -56,11 +56,8 @@ class Simulation:
         def write_shop(path: Path) -> None:
             path.write_text(json.dumps(shop, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
-        def write_truth(path: Path) -> None:
-            self.truth.write_parquet(path, compression="zstd")
-
         self.dataset.save(folder)
-        write_together(folder, {TRUTH_FILE: write_truth, SHOP_FILE: write_shop})
+        write_together(folder, {TRUTH_FILE: parquet(self.truth), SHOP_FILE: write_shop})
 
     @classmethod
     def load(cls, folder: Path) -> "Simulation":
