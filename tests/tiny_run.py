@@ -55,6 +55,19 @@ class Events:
         return [stage for stage, done in first.items() if done == 0]
 
 
+class Interrupt(Events):
+    """A progress that interrupts the run once a stage stands at ``done``, as Ctrl-C would."""
+
+    def __init__(self, stage: str, done: int) -> None:
+        super().__init__()
+        self.at = stage, done
+
+    def __call__(self, stage, done, total, numbers) -> None:
+        super().__call__(stage, done, total, numbers)
+        if (stage, done) == self.at and total > 1:
+            raise KeyboardInterrupt
+
+
 def run_tiny(out: Path, *changes: str, resume: bool = False) -> Events:
     """A tiny run in ``out``; what it reported."""
     from crsearch.pipeline.run import run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from shop_files import HOSTILE, write_shop
-from tiny_run import run_tiny, tiny_settings
+from tiny_run import Interrupt, run_tiny, tiny_settings
 
 from crsearch.config import SplitConfig
 from crsearch.errors import ConfigError, DataError, RunError
@@ -112,14 +112,10 @@ def test_a_part_without_a_user_is_refused_and_mended_in_the_same_directory(
 
 
 def stop_early(out: Path, *changes: str) -> None:
-    """Begin a run that gets as far as semantic IDs."""
-
-    def progress(stage, done, total, numbers):
-        if stage == "sids" and done == 1:
-            raise KeyboardInterrupt
+    """Begin a run that gets as far as the first step of training."""
 
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_settings(*OWN, *changes), out, progress=progress)
+        run(tiny_settings(*OWN, *changes), out, progress=Interrupt("align", 1))
 
 
 def test_simulated_records_in_a_folder_bring_their_truth_along(tmp_path, tiny_run):

@@ -25,9 +25,9 @@ sids.codes = 4
 align = {{ batch = 2, max_steps = 2 }}
 distill = {{ batch = 2, max_steps = 2, users = 6 }}
 rl = {{ steps = 2, prompts = 2, group_size = 2, beam = 4, kl = 0.04, updates = 2 }}
-sft = {{ samples = 64, batch = 2, max_steps = 2 }}
+sft = {{ samples = 64, batch = 2, epochs = 4, max_steps = 2 }}
 loop.iterations = 1
-decode = {{ width = 10, think_tokens = 16 }}
+decode = {{ width = 10, think_tokens = 48 }}
 evaluate.bootstrap = 100
 """
 

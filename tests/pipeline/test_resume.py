@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from crash import in_child, start
 from safetensors.torch import load_file
-from tiny_run import Events, tiny_settings
+from tiny_run import Events, Interrupt, tiny_settings
 
 from crsearch.pipeline.run import run
 from crsearch.runs import file_digest, read_lines
@@ -38,27 +38,13 @@ def test_a_run_killed_at_five_random_moments_ends_as_if_it_had_not_been(tiny_run
     assert not list((out / "checkpoints").glob("*"))
 
 
-class Interrupt(Events):
-    """A progress that interrupts the run once a stage stands at ``done``, as Ctrl-C would."""
-
-    def __init__(self, stage: str, done: int) -> None:
-        super().__init__()
-        self.at = stage, done
-
-    def __call__(self, stage, done, total, numbers) -> None:
-        super().__call__(stage, done, total, numbers)
-        if (stage, done) == self.at and total > 1:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("stage", ["align", "rl0"])
-def test_a_resumed_stage_goes_on_from_its_last_checkpoint(tiny_run, tmp_path, begun, stage):
-    """Killed while step 3 is reported: steps 1 and 2 are on disk and are not taken again."""
-    out = begun(stage, 3)
-    assert json.loads((out / f"checkpoints/{stage}/state.json").read_text())["step"] == 2
+def test_a_resumed_stage_goes_on_from_its_last_checkpoint(tiny_run, begun):
+    """Stopped while step 3 is reported: steps 1 and 2 are on disk and are not taken again."""
+    out = begun("rl0", 3)
+    assert json.loads((out / "checkpoints/rl0/state.json").read_text())["step"] == 2
     after = Events()
     run(tiny_settings(), out, resume=True, progress=after)
-    assert [(done, "resumed_at" in n) for done, total, n in after.of(stage) if total == 3] == [(2, True), (3, False)]
+    assert [(done, "resumed_at" in n) for done, total, n in after.of("rl0") if total == 3] == [(2, True), (3, False)]
     assert ends(out) == ends(tiny_run)
 
 
