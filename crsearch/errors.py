@@ -6,10 +6,10 @@
         ├── DataError              a record, a file of records (ValueError)
         ├── SidError               semantic IDs: collisions, codebooks, a full bucket (ValueError)
         ├── ModelError             a checkpoint, a tokenizer, a fingerprint that does not fit (ValueError)
-        ├── RunError               a run directory: locked, of another data set, changed settings (RuntimeError)
+        ├── RunError               a run directory: locked, damaged, of another data set (RuntimeError)
         ├── StorageError           no room, no permission (OSError)
-        ├── TrainingDiverged           a loss is not a number (ArithmeticError)
         ├── TeacherError           the teacher endpoint (RuntimeError)
+        ├── TrainingDiverged       a loss is not a number (ArithmeticError)
         └── MissingExtra           an optional dependency (ImportError)
 
 Anything else that escapes is our fault: the command line exits 1.

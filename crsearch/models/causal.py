@@ -60,7 +60,7 @@ def load_folder(path: Path | str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(path)
-    config = _checked_config(folder)
+    config = checked_config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         with without_bars():
@@ -73,8 +73,12 @@ def load_folder(path: Path | str) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def _checked_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder that is safe to load."""
+def checked_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder that is safe to load.
+
+    Raises:
+        ModelError: no such folder, a pickle, a model that needs its own code, a broken file.
+    """
     if folder.is_file():
         raise ModelError(
             f"{folder}: a file, not a model folder. Pickled weights are never loaded; convert them to safetensors "

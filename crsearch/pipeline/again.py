@@ -10,7 +10,8 @@ from typing import Any
 from crsearch.config import Settings, load_settings
 from crsearch.errors import DataError, RunError
 from crsearch.pipeline.measure import SEARCHERS, model_searcher
-from crsearch.pipeline.run import finish, refuse_unknown_searchers
+from crsearch.pipeline.refuse import refuse_unknown_searchers
+from crsearch.pipeline.run import finish
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Context
 from crsearch.runs import Progress, RunDirectory, silent
@@ -46,7 +47,7 @@ def with_searchers(folder: Path, searchers: Sequence[str]) -> Settings:
     names = trained if "all" in searchers else searchers
     wanted = tuple(dict.fromkeys([*settings.evaluate.searchers, *names]))
     settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})
-    refuse_unknown_searchers(settings)
+    refuse_unknown_searchers(settings.evaluate.searchers, SEARCHERS)
     return settings
 
 

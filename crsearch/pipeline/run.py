@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from crsearch.config import Settings
-from crsearch.errors import ConfigError, RunError
+from crsearch.errors import RunError
 from crsearch.pipeline.learn import Learner
 from crsearch.pipeline.measure import SEARCHERS, Evaluator, results
+from crsearch.pipeline.refuse import refuse_unknown_searchers
 from crsearch.pipeline.workspace import Workspace, threads
 from crsearch.runs import Progress, RunDirectory, StageRecord, silent, write_json
 
@@ -34,7 +35,7 @@ def run(
         ConfigError: an unknown searcher.
         DataError, SidError, ModelError, StorageError, TeacherError: see the stage.
     """
-    refuse_unknown_searchers(settings)
+    refuse_unknown_searchers(settings.evaluate.searchers, SEARCHERS)
     with RunDirectory(out) as directory:
         if directory.manifest["stages"] and not resume:
             raise RunError(f"{out}: holds a run already. Go on with --resume, or choose another --out")
@@ -64,13 +65,6 @@ def _forget(directory: RunDirectory, name: str) -> None:
     if name not in known:
         raise RunError(f"--redo {name}: no such stage in {directory.path}; finished are: {', '.join(known) or 'none'}")
     directory.forget(name)
-
-
-def refuse_unknown_searchers(settings: Settings) -> None:
-    """Raise before anything expensive if a searcher is not known."""
-    for name in settings.evaluate.searchers:
-        if name not in SEARCHERS:
-            raise ConfigError(f"evaluate.searchers: {name!r} is not one of {', '.join(SEARCHERS)}")
 
 
 Keys = dict[str, str]

@@ -2,28 +2,33 @@
 
 import os
 import platform
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crsearch import __version__
 from crsearch.config import Settings, to_toml
 from crsearch.encoders import build_encoder
-from crsearch.errors import ConfigError, DataError, RunError
+from crsearch.errors import ConfigError
+from crsearch.pipeline.refuse import TRUTH, refuse_empty_parts, refuse_impossible, refuse_other_run
 from crsearch.pipeline.stages import Stages
 from crsearch.records.store import Dataset
 from crsearch.records.types import Example, Part
-from crsearch.runs import Progress, RunDirectory, StageRecord, digest, read_lines, write_atomic, write_json
+from crsearch.runs import (
+    Progress,
+    RunDirectory,
+    StageRecord,
+    digest,
+    file_digest,
+    read_lines,
+    write_atomic,
+    write_json,
+)
 from crsearch.sids import SidBook, item_text, quality, sids_from_embeddings
 
 if TYPE_CHECKING:
     import polars as pl
 
     from crsearch.train.examples import TreeBuilder
-
-
-TRUTH = "truth.parquet"
-"""What the simulated shop knows, beside its records."""
 
 
 class Workspace:
@@ -55,44 +60,20 @@ class Workspace:
 
     # -- records ------------------------------------------------------------------------------------------------------
     def begin(self) -> None:
-        """Write settings, versions, threads and device, unless the directory belongs to another run.
+        """Write settings, versions, threads and device, unless they cannot work or belong to another run.
 
         Raises:
-            RunError: the run was made from other records or with another number of threads; nothing is written.
-            ConfigError: there is no such device; the analyst is asked for, but the records are not simulated.
-            DataError: the records cannot be read.
+            RunError, ConfigError, ModelError, DataError: see ``pipeline.refuse``; nothing is written.
         """
-        facts = {"data": digest(self._data_inputs()), "threads": self.settings.threads}
-        where = str(device(self.settings))
-        if self.settings.distill.teacher == "analyst" and self.records and not (self.records / TRUTH).exists():
-            raise ConfigError(
-                f'distill.teacher = "analyst": only the simulated shop has one, not {self.records}; '
-                'set distill.teacher = "template", or "openai" with distill.url'
-            )
-        before = {**facts, **self.run.manifest} if self.run.manifest["stages"] else facts
-        if before["data"] != facts["data"]:
-            made = "settings (simulate, split, seed)" if self.records is None else f"records (now {self.records})"
-            raise RunError(
-                f"{self.run.path}: this run was made from other {made}. Choose another run directory with --out, "
-                "or remove this one"
-            )
-        if before["threads"] != facts["threads"]:
-            raise RunError(
-                f"{self.run.path}: was made with {before['threads']} threads, now {facts['threads']}: the bits would "
-                f"differ. Go on with --threads {before['threads']}, or choose another --out"
-            )
-        write_atomic(self.path("settings.toml"), to_toml(self.settings))
+        settings = self.settings
+        facts = {"data": digest(self._data_inputs()), "threads": settings.threads}
+        where = device(settings)
+        refuse_impossible(settings, self.records)
+        refuse_other_run(self.run, facts, self.records)
+        write_atomic(self.path("settings.toml"), to_toml(settings))
         versions = {name: _version(name) for name in ("torch", "transformers")}
-        self.run.describe(
-            {
-                **facts,
-                **versions,
-                "crsearch": __version__,
-                "python": platform.python_version(),
-                "seed": self.settings.seed,
-                "device": where,
-            }
-        )
+        about = {"crsearch": __version__, "python": platform.python_version(), "seed": settings.seed}
+        self.run.describe({**facts, **versions, **about, "device": str(where)})
 
     def _data_inputs(self) -> object:
         """What the records depend on."""
@@ -168,7 +149,10 @@ class Workspace:
             write_json(self.path("sids", "quality.json"), quality(self._sids, embeddings_ND))
             return [self.path("sids")], {}
 
-        inputs = [data.key, settings.encoder.model_dump(), settings.sids.model_dump(), settings.seed]
+        inputs = [
+            data.key, settings.encoder.model_dump(), settings.sids.model_dump(), settings.seed,
+            *folder_digest(settings.encoder.path),
+        ]  # fmt: skip
         return self.stages.do("sids", inputs, work)
 
     @property
@@ -197,6 +181,7 @@ class Workspace:
 
         inputs = [
             sids.key, traces.key, settings.model.model_dump(), settings.context.model_dump(), settings.seed,
+            *folder_digest(settings.model.path),
         ]  # fmt: skip
         return self.stages.do("base", inputs, work)
 
@@ -234,24 +219,12 @@ class Workspace:
         return self.path("models", stage)
 
 
-def refuse_empty_parts(dataset: Dataset, settings: Settings) -> None:
-    """Raise if there is nobody to learn from, to choose by, or to test on.
-
-    Raises:
-        DataError: a part without an example.
-    """
-    users = Counter(dataset.parts.values())
-    parts: tuple[Part, ...] = ("train", "test", "valid") if settings.loop.select == "valid" else ("train", "test")
-    for part in parts:
-        if not users[part]:
-            mend = "lower split.test and split.valid" if part == "train" else f"raise split.{part}"
-            also = ', or set loop.select = "last"' if part == "valid" else ""
-            raise DataError(
-                f"none of the {users.total():,} users with a choice is a {part} user: {mend} when importing or "
-                f"simulating{also}"
-            )
-    if not round(users["train"] * settings.align.share):
-        raise DataError(f"align.share = {settings.align.share} of {users['train']} training users is nobody: raise it")
+def folder_digest(path: str | None) -> list[str]:
+    """What a stage depends on if it reads a model folder: the bytes of its files, not its name alone."""
+    if path is None:
+        return []
+    files = sorted(f for f in Path(path).rglob("*") if f.is_file() and not f.name.startswith("."))
+    return [digest({f.relative_to(path).as_posix(): file_digest(f) for f in files})]
 
 
 def language(settings: Settings) -> Any:
@@ -261,7 +234,8 @@ def language(settings: Settings) -> Any:
 
 def threads(settings: Settings, before: int | None = None) -> int:
     """Threads of torch: those of the settings, else those the run began with, else all that there are."""
-    return settings.threads or before or int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return settings.threads or before or (int(named) if named.isdecimal() else 0) or os.cpu_count() or 1
 
 
 def device(settings: Settings) -> Any:

@@ -12,6 +12,7 @@ from crsearch.errors import ConfigError, RunError
 from crsearch.pipeline.again import evaluate_again, evaluate_file, search_again, with_searchers
 from crsearch.pipeline.measure import SEARCHERS
 from crsearch.pipeline.run import run
+from crsearch.pipeline.workspace import folder_digest
 from crsearch.runs import RunDirectory
 
 AFTER_RL = {
@@ -48,6 +49,16 @@ def test_going_back_to_the_old_settings_gives_the_old_results(copy, tiny_run):
     assert (copy / "results.json").read_bytes() != (tiny_run / "results.json").read_bytes()
     assert set(run_tiny(copy, resume=True).ran) == AFTER_RL | CONTROL
     assert (copy / "results.json").read_bytes() == (tiny_run / "results.json").read_bytes()
+
+
+def test_another_model_under_the_same_path_is_another_input(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    one = folder_digest(str(tmp_path))
+    assert folder_digest(str(tmp_path)) == one
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert folder_digest(str(tmp_path)) != one
+    assert folder_digest(None) == []
 
 
 def test_a_finished_run_resumed_does_nothing(copy):

@@ -10,7 +10,7 @@ from shop_files import HOSTILE, write_shop
 from tiny_run import Interrupt, run_tiny, tiny_settings
 
 from crsearch.config import SplitConfig
-from crsearch.errors import ConfigError, DataError, RunError
+from crsearch.errors import ConfigError, DataError, ModelError, RunError
 from crsearch.pipeline.again import evaluate_again, search_again, with_searchers
 from crsearch.pipeline.run import run
 from crsearch.records.importers import IMPORTERS
@@ -83,6 +83,7 @@ def test_a_run_of_other_records_is_refused_and_left_alone(own_run, records, tmp_
     [
         ((), ConfigError, r'distill\.teacher = "analyst": only the simulated shop has one.*"template"'),
         (("data=/nowhere",), DataError, r"/nowhere/items\.parquet: no such file.*crsearch import"),
+        ((*OWN, "model.path=/nowhere"), ModelError, r"/nowhere: no config\.json"),
         ((*OWN, "device=banana"), ConfigError, "device = 'banana': .* Use cpu, or auto"),
         ((*OWN, "evaluate.searchers=['crs','bm52']"), ConfigError, "'bm52' is not one of crs, "),
         ((*OWN, "align.share=0.001"), DataError, r"align\.share = 0\.001 of \d+ training users is nobody"),
