@@ -1,5 +1,6 @@
 """Fixtures that several packages use: a small shop and tokenizers that know its semantic IDs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,23 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     run_tiny(out)
     return out
+
+
+@pytest.fixture
+def crsearch() -> Callable[..., Any]:
+    """Runs a command line; the result has ``exit_code``, ``stdout`` and ``stderr``."""
+
+    from typer.testing import CliRunner
+
+    from crsearch.cli.main import app
+
+    def invoke(*arguments: object) -> Any:
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
 
 
 def with_sids(tokenizer: Any, sids: SidBook) -> Any:
