@@ -22,6 +22,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        """TOML and JSON know lists only; settings hold tuples, which cannot change."""
+        if not isinstance(values, Mapping):
+            return values
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
 
 class SimulateConfig(Section):
     """The simulated shop (its truth is known; the embedded default data)."""
@@ -517,13 +525,6 @@ def _explain(error: ValidationError, origin: str) -> str:
     return "\n".join(lines)
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, which is what sections hold; TOML knows lists only."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(v) for key, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def load_settings(path: Path | None = None, overrides: Sequence[str] = (), base: Nested | None = None) -> Settings:
     """Resolve settings: defaults < preset < ``base`` < TOML file < overrides.
 
@@ -555,7 +556,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = (), base:
             + (f"; did you mean {near[0]}?" if near else "")
         )
     try:
-        return Settings.model_validate(_tuples(merge(PRESETS[name], {**given, "preset": name})))
+        return Settings.model_validate(merge(PRESETS[name], {**given, "preset": name}))
     except ValidationError as e:
         raise ConfigError(_explain(e, origin)) from e
 
