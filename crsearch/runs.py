@@ -231,6 +231,9 @@ class RunDirectory:
             raise RunError(
                 f"{self.path}: in use by {holder}. Wait for it, stop it, or choose another run directory"
             ) from None
+        except OSError as e:
+            os.close(file)
+            raise StorageError(f"{self.path}: files cannot be locked here ({e.strerror}); choose a local disk") from e
         os.ftruncate(file, 0)
         os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         return file

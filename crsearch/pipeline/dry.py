@@ -24,9 +24,11 @@ def dry_run(settings: Settings) -> dict[str, Any]:
     """
     import torch
 
-    torch.set_num_threads(threads(settings))
+    settings = settings.model_copy(update={"threads": threads(settings)})
+    torch.set_num_threads(settings.threads)
     with tempfile.TemporaryDirectory(prefix="crsearch-dry-") as folder, RunDirectory(Path(folder) / "run") as run:
         space = Workspace(run, settings, silent)
+        space.begin()
         sizes, rates, model_mib = _try(space)
         stages = plan(settings, sizes)
         data_mib = sum(f.stat().st_size for f in run.path.rglob("*") if f.is_file()) / 2**20

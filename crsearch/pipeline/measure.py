@@ -97,16 +97,19 @@ class Evaluator:
                 batch=self.space.settings.decode.batch,
             )
             done.save(self.folder)
-            self._save_thoughts(name, done)
-            return [self.folder / f"{name}.trec", self.folder / f"{name}.parquet"], {"invalid": done.invalid_items}
+            files = [self.folder / f"{name}.trec", self.folder / f"{name}.parquet", *self._save_thoughts(name, done)]
+            return files, {"invalid": done.invalid_items}
 
         config = [self.config.model_dump(exclude={"searchers", "bootstrap"}), self.space.settings.decode.model_dump()]
         return self.space.stages.do(f"eval.{name}", [inputs, config, len(self.examples)], work)
 
-    def _save_thoughts(self, name: str, done: Evaluation) -> None:
+    def _save_thoughts(self, name: str, done: Evaluation) -> list[Path]:
+        """Write what a system thought; the file, if it thinks."""
         thoughts = {r.search_id: r.thought for r in done.lists if r.thought is not None}
+        file = self.space.path("traces", "thoughts", f"{name}.json")
         if thoughts:
-            write_json(self.space.path("traces", "thoughts", f"{name}.json"), thoughts)
+            write_json(file, thoughts)
+        return [file] if thoughts else []
 
     def write_qrels(self) -> None:
         """The targets of the test queries, for any outside tool."""

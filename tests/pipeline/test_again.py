@@ -98,7 +98,12 @@ def test_threads_that_nobody_names_are_those_of_the_run(copy, monkeypatch):
 
 @pytest.mark.parametrize(
     "file, stage",
-    [("models/sft0/model.safetensors", "sft0"), ("sids/items.parquet", "sids"), ("eval/bm25.trec", "eval.bm25")],
+    [
+        ("models/sft0/model.safetensors", "sft0"),
+        ("sids/items.parquet", "sids"),
+        ("eval/bm25.trec", "eval.bm25"),
+        ("traces/thoughts/crs.json", "eval.crs"),
+    ],
 )
 def test_a_damaged_file_is_named_and_can_be_made_again(copy, tiny_run, file, stage):
     data = bytearray((copy / file).read_bytes())
