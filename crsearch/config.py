@@ -233,7 +233,7 @@ class DistillConfig(Section):
     """Training users with a trace."""
     repeats: int = Field(default=2, ge=1)
     """Times each trace is seen per epoch."""
-    epochs: int = Field(default=5, ge=1)
+    epochs: int = Field(default=6, ge=1)
     """Passes over the traces, each of which counts ``repeats`` times."""
     batch: int = Field(default=8, ge=1)
     """User trees per step; as many item examples are mixed in."""
@@ -295,7 +295,7 @@ class RewardConfig(Section):
 class RlConfig(Section):
     """R-GRPO and its relatives (CRS §3.3)."""
 
-    steps: int = Field(default=120, ge=0)
+    steps: int = Field(default=40, ge=0)
     """Rollout batches per iteration."""
     prompts: int = Field(default=16, ge=1)
     """Contexts per rollout batch."""
@@ -341,24 +341,26 @@ class RlConfig(Section):
     """Roll out on Incorrect(D) only: users whose target is not first with greedy thinking."""
     users: Literal["fresh", "all"] = "fresh"
     """``fresh``: users that first reasoning has not seen."""
-    anchor_item_words: float = Field(default=0.3, ge=0)
+    anchor_item_words: float = Field(default=0.0, ge=0)
     """Weight of the language-model loss on clicked items in every RL step."""
-    anchor_direct: float = Field(default=0.3, ge=0)
+    anchor_direct: float = Field(default=0.1, ge=0)
     """Weight of the direct (no thought) loss in every RL step."""
-    anchor_name: float = Field(default=0.3, ge=0)
+    anchor_name: float = Field(default=0.0, ge=0)
     """Weight of the loss on the words of the chosen item in every RL step."""
     anchor_think: float = Field(default=0.3, ge=0)
     """Weight of the loss on the teacher's traces in every RL step: keeps the language of the thoughts."""
     anchor_items: float = Field(default=0.1, ge=0)
     """Weight of item -> SID in every RL step."""
     reward: RewardConfig = RewardConfig()
-    optim: OptimConfig = OptimConfig(lr_matrix=0.002, lr=4e-4, schedule="constant", warmup=0.0, weight_decay=0.0)
+    optim: OptimConfig = OptimConfig(name="adamw", lr=4e-4, schedule="constant", warmup=0.0, weight_decay=0.0)
 
 
 class SftConfig(Section):
     """Consolidation: SFT on what the model got right (CRS §3.3.3)."""
 
-    samples: int = Field(default=8, ge=1)
+    names: bool = True
+    """The words of the chosen item are trained beside the thoughts."""
+    samples: int = Field(default=6, ge=1)
     """Thoughts sampled per user; the best correct one is kept. 1 = greedy."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the sampled thoughts; not read with one sample."""
@@ -384,6 +386,8 @@ class LoopConfig(Section):
     """Which stage becomes ``crs``: the best on validation users (NDCG@10), or the last."""
     valid_users: int = Field(default=500, ge=1)
     """Validation users used for that choice."""
+    seed: int = Field(default=0, ge=0)
+    """Another value draws other thoughts and orders in the loop, from the same start."""
 
 
 class DecodeConfig(Section):

@@ -30,7 +30,7 @@ _PRE_TOKENS = "|".join(
 
 _OPENERS = (':"', '["', ',"')
 _STRING_FOLLOWS = r'(?![\p{L}_][\p{L}_ ]{0,23}":)(?=[\p{L}\p{N}\s])'  # not a key, but a word or white space
-"""After an opening quote: the start of a string. White space counts, or a real leading space could not be told apart."""
+"""After an opening quote: the start of a string. White space counts: a real leading space stays apart."""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, sid_tokens: Sequence[str]) -> Any:

@@ -59,8 +59,8 @@ class Learner:
         """base -> align."""
 
         def work(key: str) -> Outputs:
-            bench = self.bench("base", [*self.aligned, *self.fresh])
-            return self.trained("align", align(bench, "align", key, self.aligned, self.fresh))
+            bench = self.bench("base", self.aligned)
+            return self.trained("align", align(bench, "align", key, self.aligned))
 
         return self.stage("align", [base.key, self.settings.align.model_dump()], work)
 

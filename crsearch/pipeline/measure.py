@@ -3,6 +3,7 @@
 The file holds nothing that depends on the clock, so that a resumed run writes the same bytes. Layout: DESIGN.md 3.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from crsearch.evaluate.trec import write_qrels
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.statistics import statistics
 from crsearch.records.types import Searcher
-from crsearch.runs import StageRecord, write_json
+from crsearch.runs import StageRecord, write_atomic, write_json
 
 if TYPE_CHECKING:
     from crsearch.searchers.crs import CrsSearcher
@@ -103,13 +104,28 @@ class Evaluator:
         config = [self.config.model_dump(exclude={"searchers", "bootstrap"}), self.space.settings.decode.model_dump()]
         return self.space.stages.do(f"eval.{name}", [inputs, config, len(self.examples)], work)
 
+    def measure_as(self, name: str, source: str, record: StageRecord) -> StageRecord:
+        """A system that is a measured one under another name (``crs`` is the stage that validation kept)."""
+
+        def work(_: str) -> tuple[list[Path], Mapping[str, Any]]:
+            done = dataclasses.replace(self.load(source), searcher=name)
+            done.save(self.folder)
+            thoughts = self._thoughts(source).read_text(encoding="utf-8")
+            write_atomic(self._thoughts(name), thoughts)
+            files = [self.folder / f"{name}.trec", self.folder / f"{name}.parquet", self._thoughts(name)]
+            return files, record.numbers
+
+        return self.space.stages.do(f"eval.{name}", [record.key, source], work)
+
+    def _thoughts(self, name: str) -> Path:
+        return self.space.path("traces", "thoughts", f"{name}.json")
+
     def _save_thoughts(self, name: str, done: Evaluation) -> list[Path]:
         """Write what a system thought; the file, if it thinks."""
         thoughts = {r.search_id: r.thought for r in done.lists if r.thought is not None}
-        file = self.space.path("traces", "thoughts", f"{name}.json")
         if thoughts:
-            write_json(file, thoughts)
-        return [file] if thoughts else []
+            write_json(self._thoughts(name), thoughts)
+        return [self._thoughts(name)] if thoughts else []
 
     def write_qrels(self) -> None:
         """The targets of the test queries, for any outside tool."""

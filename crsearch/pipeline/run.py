@@ -111,11 +111,16 @@ def choose(learner: Learner, thinking: list[tuple[str, StageRecord]]) -> str:
 def measure(evaluator: Evaluator, systems: Keys, stages: list[tuple[str, StageRecord]]) -> None:
     """Evaluate the systems of the settings, and every stage, on the test users."""
     evaluator.write_qrels()
-    for name in evaluator.config.searchers:
-        evaluator.measure(name, [systems[name], name], lambda n=name: evaluator.searcher(n))
-    for name, record in stages:
-        evaluator.measure(
+    measured = {
+        name: evaluator.measure(
             f"stage.{name}",
             record.key,
             lambda n=name: evaluator.model_searcher(n, n, thinks=n != "align"),
         )
+        for name, record in stages
+    }
+    for name in evaluator.config.searchers:
+        if name == "crs":
+            evaluator.measure_as(name, f"stage.{evaluator.final}", measured[evaluator.final])
+        else:
+            evaluator.measure(name, [systems[name], name], lambda n=name: evaluator.searcher(n))

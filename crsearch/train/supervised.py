@@ -27,12 +27,13 @@ class Workbench:
     run: RunDirectory
     settings: Settings
     builder: TreeBuilder
+    loop_seed: int = 0
     progress: Progress = silent
 
     @property
     def seed(self) -> int:
-        """Seed of the run."""
-        return self.settings.seed
+        """Seed of the run; in the loop another one where ``loop.seed`` asks for it."""
+        return self.settings.seed + 1_000_003 * self.loop_seed
 
     def trainer(self, stage: str, key: str, optim: OptimConfig) -> Trainer:
         """A trainer of this bench's model for one stage."""
@@ -79,33 +80,26 @@ def steps_for(examples: int, batch: int, epochs: int, max_steps: int | None) -> 
     return steps if max_steps is None else min(steps, max_steps)
 
 
-def align(
-    bench: Workbench, stage: str, key: str, examples: Sequence[Example], others: Sequence[Example] = ()
-) -> dict[str, float]:
+def align(bench: Workbench, stage: str, key: str, examples: Sequence[Example]) -> dict[str, float]:
     """Teach what identifiers mean and who chooses what: base -> align (CRS §3.1.2).
 
     Each epoch shows every user once and every item of the catalogue once in both directions, so that items
     nobody chose can be generated too.
 
     Args:
-        examples: training examples whose targets alignment may see.
-        others: training examples of which only the history is read (the clicked items of it, not the target).
+        examples: training examples that alignment may see.
     """
     config = bench.settings.align
     steps = steps_for(len(examples), config.batch, config.epochs, config.max_steps)
-    per_epoch = math.ceil(len(examples) / config.batch)
-    items = math.ceil(len(bench.builder.catalogue) / per_epoch)
-    unlabelled = math.ceil(len(others) / per_epoch) if config.item_words else 0
+    items = math.ceil(len(bench.builder.catalogue) / math.ceil(len(examples) / config.batch))
 
     def trees(step: int) -> list[Tree]:
         users = draw(bench.seed, stage, len(examples), config.batch, step)
-        readers = draw(bench.seed, f"{stage}.others", len(others), unlabelled, step)
         return [
             *(
                 bench.builder.user(examples[u], name=config.name_item > 0, history=config.history_targets)
                 for u in users
             ),
-            *(bench.builder.user(others[u], direct=False) for u in readers),
             *bench.item_trees(stage, items, step, both=True),
         ]
 
@@ -123,11 +117,11 @@ Thoughts = Sequence[tuple[Example, Sequence[int]]]
 def first_reasoning(bench: Workbench, stage: str, key: str, traces: Thoughts) -> dict[str, float]:
     """Teach form and habit of thinking from few traces: align -> sft0 (CRS §3.2).
 
-    Direct answers and items stay in the mixture, or the no-thought mode is forgotten (FEASIBILITY, lesson 9).
+    Direct answers and items stay in the mixture, or the no-thought mode is forgotten.
     """
     config = bench.settings.distill
     steps = steps_for(len(traces) * config.repeats, config.batch, config.epochs, config.max_steps)
-    return _reason(bench, stage, key, config.optim, traces, config.batch, steps)
+    return _reason(bench, stage, key, config.optim, traces, config.batch, steps, names=False)
 
 
 def consolidate(
@@ -141,7 +135,9 @@ def consolidate(
     """
     config = bench.settings.sft
     steps = steps_for(len(correct), config.batch, config.epochs, config.max_steps)
-    return _reason(bench, stage, key, config.optim, correct, config.batch, steps, others) if correct else {}
+    if not correct:
+        return {}
+    return _reason(bench, stage, key, config.optim, correct, config.batch, steps, others, names=config.names)
 
 
 def _reason(
@@ -153,6 +149,8 @@ def _reason(
     batch: int,
     steps: int,
     others: Sequence[Example] = (),
+    *,
+    names: bool,
 ) -> dict[str, float]:
     mixture = bench.settings.mixture
     beside = math.ceil(batch * len(others) / len(traces))
@@ -161,8 +159,8 @@ def _reason(
         users = [traces[u] for u in draw(bench.seed, stage, len(traces), batch, step)]
         unthought = [others[u] for u in draw(bench.seed, f"{stage}.others", len(others), beside, step)]
         return [
-            *(bench.builder.user(e, name=mixture.name > 0, thought=thought) for e, thought in users),
-            *(bench.builder.user(e, name=mixture.name > 0) for e in unthought),
+            *(bench.builder.user(e, name=names, thought=thought) for e, thought in users),
+            *(bench.builder.user(e, name=names) for e in unthought),
             *bench.item_trees(stage, batch, step, both=False),
         ]
 

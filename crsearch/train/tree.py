@@ -13,11 +13,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_AT_ONCE = 2**25
 """Most logits held at a time; more are recomputed chunk by chunk in the backward pass."""
+
+ROW_STEP, TARGET_STEP = 64, 256
+"""Row lengths and numbers of targets are rounded up to these: matrix kernels are compiled, and kept, for each shape."""
+
+
+def rounded_up(count: int, step: int) -> int:
+    """The smallest multiple of ``step`` that is at least ``count``.
+
+    >>> rounded_up(65, 64)
+    128
+    """
+    return -(-count // step) * step
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +100,15 @@ class Packed:
         return Packed(**moved, kinds=self.kinds, tokens=self.tokens)
 
 
-def fill_rows(lengths: Sequence[int]) -> list[list[int]]:
-    """Put trees into as few rows as first-fit decreasing finds, none longer than the longest tree.
+def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Put trees into as few rows of ``capacity`` tokens as first-fit decreasing finds.
 
     Returns:
         Tree numbers per row.
 
-    >>> fill_rows([5, 2, 3, 4])
+    >>> fill_rows([5, 2, 3, 4], 5)
     [[0], [3], [2, 1]]
     """
-    if not lengths:
-        return []
-    capacity = max(lengths)
     rows: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -141,8 +150,8 @@ def pack(trees: Sequence[Tree]) -> Packed:
     """
     if not trees:
         raise ValueError("pack needs at least one tree")
-    rows = fill_rows([len(t) for t in trees])
-    width = max(len(t) for t in trees)
+    width = rounded_up(max(len(t) for t in trees), ROW_STEP)
+    rows = fill_rows([len(t) for t in trees], width)
     filled = [_Rows() for _ in rows]
     places = {i: r for r, row in enumerate(rows) for i in row}
     first_branch = np.cumsum([0] + [len(t.branches) for t in trees])
@@ -217,10 +226,15 @@ def target_logprobs(
         position_ids=packed.position_BT,
         use_cache=False,
     ).last_hidden_state
-    hidden_MD = hidden_BTD.flatten(0, 1)[packed.source_M]
+    count = len(packed.target_M)
+    filling = (0, rounded_up(count, TARGET_STEP) - count)
+    source_M = nn.functional.pad(packed.source_M, filling)
+    target_M = nn.functional.pad(packed.target_M, filling)
+    hidden_MD = hidden_BTD.flatten(0, 1)[source_M]
     head = model.get_output_embeddings()  # type: ignore[operator]
     if temperature_M is None:
         temperature_M = torch.ones_like(packed.weight_M)
+    temperature_M = nn.functional.pad(temperature_M, filling, value=1.0)
 
     def score(hidden: Tensor, target: Tensor, temperature: Tensor) -> Tensor:
         logits = head(hidden).float() / temperature[:, None]
@@ -228,7 +242,7 @@ def target_logprobs(
         return chosen - logits.logsumexp(-1)
 
     rows = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
-    if len(packed.target_M) <= rows:
-        return score(hidden_MD, packed.target_M, temperature_M)
-    chunks = zip(hidden_MD.split(rows), packed.target_M.split(rows), temperature_M.split(rows), strict=True)
-    return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])
+    if len(target_M) <= rows:
+        return score(hidden_MD, target_M, temperature_M)[:count]
+    chunks = zip(hidden_MD.split(rows), target_M.split(rows), temperature_M.split(rows), strict=True)
+    return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])[:count]

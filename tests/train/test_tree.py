@@ -109,9 +109,9 @@ def test_temperature_divides_the_logits(model):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
 @settings(deadline=None)
 def test_rows_hold_every_tree_once_and_none_is_too_long(lengths):
-    rows = fill_rows(lengths)
+    rows = fill_rows(lengths, max(lengths))
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    assert max(sum(lengths[i] for i in row) for row in rows) == max(lengths)
+    assert max(sum(lengths[i] for i in row) for row in rows) <= max(lengths)
 
 
 def test_a_branch_outside_its_trunk_is_refused():
