@@ -213,6 +213,24 @@ def search(
     echo_json(answer) if as_json else show_answer(answer)
 
 
+@app.command(short_help="R-GRPO against GRPO and SFT alone.")
+def experiment(
+    name: Annotated[Literal["rgrpo"], typer.Argument(help="rgrpo: what the loop does with each objective.")],
+    starts: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs to start from.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the arms and of loops.json.")] = Path("runs/loops"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the loop.")] = 3,
+    steps: Annotated[int, typer.Option(min=5, help="Steps of R-GRPO; the others get as much CPU time.")] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """Compare R-GRPO, GRPO and SFT alone: same start, same CPU time, several seeds, paired on the test users."""
+    from crsearch.cli.progress import run_progress
+    from crsearch.cli.show import echo_json, show_loops
+    from crsearch.pipeline.experiment import compare_loops
+
+    found = compare_loops(starts, out, seeds=seeds, rl_steps=steps, progress=run_progress)
+    echo_json(found) if as_json else show_loops(found)
+
+
 @app.command(short_help="Write the report of a run: one HTML file.")
 def report(run_folder: RunFolder) -> None:
     """Write the report of a finished run: one HTML file, and the same as Markdown beside it."""

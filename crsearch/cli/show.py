@@ -130,6 +130,22 @@ def show_results(found: Mapping[str, Any], out: Console | None = None) -> None:
     _print_metrics(f"stages, same users (crs is {found['final_stage']})", ("stage", "tokens"), rows, (), out)
 
 
+def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
+    """Per start: every stage of every arm, then the paired differences of R-GRPO."""
+    out = out or stdout()
+    for start, result in found.items():
+        rows = [
+            ((arm, stage, f"{facts['cpu_seconds']['total']:.0f}"), metrics)
+            for arm, facts in result["arms"].items()
+            for stage, metrics in facts["stages"].items()
+        ]
+        title = f"{start}, {result['queries']:,} test queries, mean over the seeds"
+        _print_metrics(title, ("loop", "stage", "CPU s"), rows, (), out)
+        for name, metrics in result["differences"].items():
+            told = (f"{m} {v['mean']:+.3f} [{v['low']:+.3f}, {v['high']:+.3f}]" for m, v in metrics.items())
+            out.print(shown(f"{name}: {', '.join(told)}"))
+
+
 def _print_metrics(
     title: str,
     columns: Sequence[str],

@@ -7,7 +7,8 @@ its own that shares the start's stages, so every arm stops and resumes like any 
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ SHARED = ("data", "sids", "traces", "models/base", "models/align", "models/sft0"
 SHARED_STAGES = ("data", "sids", "distill", "base", "align", "sft0")
 
 
+Shown = Callable[[Settings], AbstractContextManager[Progress]]
+"""Opens the progress of one arm, given its settings."""
+
+
+def unseen(_: Settings) -> AbstractContextManager[Progress]:
+    """Shows nothing."""
+    return nullcontext(silent)
+
+
 class CpuMeter:
     """A progress that adds up the CPU seconds of each stage of this process and passes everything on."""
 
@@ -48,7 +58,7 @@ class CpuMeter:
 
 
 def compare_loops(
-    starts: Sequence[Path], out: Path, *, seeds: int, rl_steps: int, progress: Progress = silent
+    starts: Sequence[Path], out: Path, *, seeds: int, rl_steps: int, progress: Shown = unseen
 ) -> dict[str, Any]:
     """Run every arm from every start with every seed, and compare them on the test users of the start.
 
@@ -60,7 +70,7 @@ def compare_loops(
         out: folder of the arms and of ``loops.json``.
         seeds: values of ``loop.seed``, from 0.
         rl_steps: steps of R-GRPO.
-        progress: told the stages of each arm.
+        progress: opens the progress of each arm.
 
     Returns:
         start -> arm -> stage -> metrics over the seeds (each query counts with its mean over the seeds), CPU seconds
@@ -97,7 +107,7 @@ def compare_loops(
 
 
 def _run_arm(
-    settings: Settings, start: Path, folder: Path, rl: Mapping[str, Any], loop: Mapping[str, Any], progress: Progress
+    settings: Settings, start: Path, folder: Path, rl: Mapping[str, Any], loop: Mapping[str, Any], progress: Shown
 ) -> tuple[dict[str, float], list[str]]:
     """One arm from the start's sft0: CPU seconds of its stages, and their names in order."""
     changed = settings.model_copy(
@@ -107,9 +117,10 @@ def _run_arm(
             "evaluate": settings.evaluate.model_copy(update={"searchers": ("crs",)}),
         }
     )
-    meter = CpuMeter(progress)
     _take_over(start, folder)
-    results = run(changed, folder, resume=True, progress=meter)
+    with progress(changed) as shown:
+        meter = CpuMeter(shown)
+        results = run(changed, folder, resume=True, progress=meter)
     stages = [s["name"] for s in results["stages"] if s["name"] != "align"]
     kept = folder / "cpu.json"
     if not kept.exists():  # a resumed arm keeps the times of its first run
@@ -133,7 +144,7 @@ def _take_over(start: Path, folder: Path) -> None:
 
 
 def _equal_steps(
-    settings: Settings, start: Path, out: Path, rl_steps: int, r_grpo: Mapping[str, float], progress: Progress
+    settings: Settings, start: Path, out: Path, rl_steps: int, r_grpo: Mapping[str, float], progress: Shown
 ) -> int:
     """Steps of GRPO that cost what ``rl_steps`` of R-GRPO do, from a short probe."""
     probe = max(2, rl_steps // 5)
@@ -144,7 +155,7 @@ def _equal_steps(
     return max(1, round(rl_steps * r_grpo["rl0"] / rl_steps / (cpu["rl0"] / probe)))
 
 
-def _probe_round(settings: Settings, start: Path, out: Path, progress: Progress) -> float:
+def _probe_round(settings: Settings, start: Path, out: Path, progress: Shown) -> float:
     """CPU seconds of one SFT-only round."""
     loop = {"rl": False, "iterations": 1, "seed": 0, "select": "last"}
     cpu, _ = _run_arm(settings, start, out / start.name / "probe-sft", {}, loop, progress)

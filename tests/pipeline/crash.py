@@ -36,7 +36,7 @@ def start(out: Path, resume: bool, die_in: str | None, seed: int, log: Path) -> 
     """
     from crsearch.pipeline.run import run
 
-    events, delay = Events(), random.Random(seed).uniform(0.001, 0.08)
+    events, delay = Events(), random.Random(seed).uniform(0.001, 0.03)
 
     def progress(stage, done, total, numbers):
         events(stage, done, total, numbers)
