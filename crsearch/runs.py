@@ -1,7 +1,7 @@
 """The run directory: one training or evaluation on disk, written so that a crash loses nothing.
 
 Every write goes to a temporary name, is flushed to the disk and renamed; a stage counts as done when the
-manifest says so, and the manifest names the sha256 of each artefact. Layout: DESIGN.md section 3.
+manifest says so, and the manifest names the sha256 of each artefact.
 """
 
 import errno

@@ -4,7 +4,7 @@ A row (a beam, a trajectory) attends to the prompt of its context, to its branch
 path. The keys of a prompt exist once and meet the queries of all its rows in one product; the scores of both segments
 go through one softmax, so the result is that of ordinary attention over the row's whole text.
 
-Source: cascade/tree attention (PEERS 4); layout: this project.
+Source: cascade/tree attention; layout: this project.
 """
 
 import threading

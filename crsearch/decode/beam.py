@@ -1,6 +1,6 @@
 """Beam search over the SIDs of a trie: every result is an item of the catalogue, by construction.
 
-Source: CRS §3.4; METHODS 1.6. Scores are those of Hugging Face's constrained beam search (log-softmax over the whole
+Source: CRS §3.4. Scores are those of Hugging Face's constrained beam search (log-softmax over the whole
 vocabulary, then the mask), which the tests hold.
 """
 

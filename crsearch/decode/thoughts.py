@@ -4,7 +4,7 @@
 
 The keys of a prompt are shared by its thoughts, those of a thought by its beams; nothing is read twice.
 
-Source: CRS §3.4 and, as rollout, §3.3; METHODS 2.10 and 2.11. Sampling, forced closing and fusion: this project.
+Source: CRS §3.4 and, as rollout, §3.3. Sampling, forced closing and fusion: this project.
 """
 
 from collections.abc import Sequence
@@ -171,7 +171,7 @@ def fuse_thoughts(
         scores_BGK: their log-probabilities.
         width: items of the fused list; row -1, score -inf where there are fewer.
 
-    Source: METHODS 2.11 (details: this project).
+    Source: CRS §3.4 names no fusion; details: this project.
 
     >>> rows, scores = fuse_thoughts(torch.tensor([[[0, 1], [1, 0]]]), torch.tensor([[[.6, .4], [.8, .2]]]).log(), 2)
     >>> rows.tolist(), scores.exp().round(decimals=3).tolist()

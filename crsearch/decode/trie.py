@@ -8,7 +8,7 @@ catalogue. Nothing here knows of models.
     level 1   a_0  a_1    token[0] = [a_0, a_1]          first[1] = [0, 2, 3]
     level 2   b_0 b_1 b_0 token[1] = [b_0, b_1, b_0]     row = [0, 1, 2]
 
-Source: trie-constrained decoding, METHODS 1.6 (GENRE, DSI, TIGER, CRS §3.4); layout: this project.
+Source: trie-constrained decoding, (GENRE, DSI, TIGER, CRS §3.4); layout: this project.
 """
 
 import os

@@ -34,7 +34,7 @@ class HuggingFaceEncoder:
     downloaded and no code of the folder runs. Computes in float32; a text alone and in a batch give the same vector
     to 1e-5. Control tokens written out in a text (``[SEP]``, ``<|im_end|>``) are read as plain characters.
 
-    Source: METHODS 3.3 (BGE: first token), 3.4 (Qwen3-Embedding: last token, instruction on queries only).
+    Source: the model cards (BGE: first token; Qwen3-Embedding: last token, instructions before queries only).
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class LsaEncoder:
     Queries and items are read alike. The same texts and seed give the same vectors, bit by bit, for any number of
     threads: the sign of each direction is fixed (its largest weight is positive).
 
-    Source: Deerwester et al. 1990; tf-idf as METHODS 3.1 (raw count, smoothed idf, length 1).
+    Source: Deerwester et al. 1990; tf-idf (raw count, smoothed idf, length 1).
     """
 
     name = "lsa"

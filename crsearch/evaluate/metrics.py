@@ -36,7 +36,7 @@ def metrics_from_ranks(ranks_B: npt.ArrayLike, cutoffs: tuple[int, ...] = CUTOFF
     Raises:
         DataError: a rank is negative or not a whole number.
 
-    Source: CRS §4.1.2; METHODS.md 1.5.
+    Source: CRS §4.1.2.
 
     >>> {name: round(float(v.mean()), 4) for name, v in metrics_from_ranks([1, 3, 7, 0], (5, 10)).items()}
     {'HR@5': 0.5, 'HR@10': 0.75, 'NDCG@5': 0.375, 'NDCG@10': 0.4583}
@@ -70,7 +70,7 @@ def check_bounds(means: Mapping[str, float], name: str, tolerance: float = 1e-9)
     Raises:
         DataError: the row contradicts itself.
 
-    Source: METHODS.md 1.5; found three impossible cells in table 2 of CRS.
+    Source: details: this project; found three impossible cells in table 2 of CRS.
 
     >>> check_bounds({"HR@1": 0.25, "HR@5": 0.5, "NDCG@5": 0.6}, "bm25")
     Traceback (most recent call last):

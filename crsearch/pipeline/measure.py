@@ -1,6 +1,6 @@
 """Evaluation of a run: every system and every stage on the same test users, then ``results.json``.
 
-The file holds nothing that depends on the clock, so that a resumed run writes the same bytes. Layout: DESIGN.md 3.
+The file holds nothing that depends on the clock, so that a resumed run writes the same bytes.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Leak checks: nothing that a test should find out is known beforehand. They fail the build.
 
-Source: METHODS.md 2.3 (split by user, the target interaction never in the history, popularity of the training
+Source: CRS §4.1 (split by user, the target interaction never in the history, popularity of the training
 users only); the signatures by which popularity is recognised are this project's.
 """
 

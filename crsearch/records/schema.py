@@ -1,6 +1,6 @@
 """The one schema of the records: what stands in each table, stated once and read by store, checks and docs.
 
-Source: DESIGN.md section 2 of the project; the fields of a context are those of CRS §3.1.
+Source: details: this project (docs/records.md); the fields of a context are those of CRS §3.1.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Who trains and who tests, and which search of a user is the example.
 
-Source: CRS §4.1 ("split by user"); METHODS.md 2.3: a deterministic hash of the user id, so that new data
+Source: CRS §4.1 ("split by user"); a deterministic hash of the user id, so that new data
 never moves a user (details: this project).
 """
 

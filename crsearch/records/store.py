@@ -1,6 +1,6 @@
 """The catalogue and the data set: records in memory, Parquet on disk, examples for training and tests.
 
-Source: DESIGN.md sections 2 and 3 of the project.
+Source: details: this project (docs/records.md).
 """
 
 import json

@@ -1,6 +1,6 @@
 """What happened in the shop, as frozen values. Everything above reads these and nothing else.
 
-Source: DESIGN.md section 2 of the project; CRS §3.1 for what a context holds.
+Source: details: this project (docs/records.md); CRS §3.1 for what a context holds.
 """
 
 from collections.abc import Mapping, Sequence

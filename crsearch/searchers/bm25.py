@@ -27,7 +27,7 @@ class Bm25Searcher:
     Raises:
         DataError: no item has a word.
 
-    Source: METHODS.md 3.2 without the constant factor k1 + 1 (Lucene's form, by bm25s), which changes no order.
+    Source: Robertson and Zaragoza 2009; without the constant factor k1 + 1 (as bm25s has it), which changes no order.
     """
 
     name = "bm25"

@@ -1,6 +1,6 @@
 """Text to words, the same way for every lexical system.
 
-Source: METHODS.md 3.1; details: this project.
+Source: details: this project.
 """
 
 import re

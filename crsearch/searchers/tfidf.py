@@ -23,7 +23,7 @@ class TfidfSearcher:
     Raises:
         DataError: no item has a word.
 
-    Source: METHODS.md 3.1, by scikit-learn.
+    Source: TF-IDF as printed in textbooks, by scikit-learn.
     """
 
     name = "tfidf"

@@ -142,7 +142,7 @@ def kind_loss(
     Returns:
         The loss and the mean of each kind, for the log.
 
-    Source: METHODS 1.1 (token mean), one mean per task: details: this project.
+    Source: details: this project (the paper says SFT).
     """
     total = logprob_M.new_zeros(())
     numbers = {}

@@ -4,7 +4,7 @@ A *tree* is a trunk (the context) with branches (answers, thoughts, rollouts) th
 Several trees share a row; a block mask and restarted positions make the result equal to running every
 trunk + branch alone. For G rollouts of one context this costs prompt + G answers instead of G x (prompt + answer).
 
-Source: details: this project (DESIGN.md section 5).
+Source: details: this project.
 """
 
 from collections.abc import Iterable, Sequence

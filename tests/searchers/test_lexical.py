@@ -35,7 +35,7 @@ def scores_by_row(searcher, query, num_items):
 
 
 def bm25_by_hand(docs, query, k1, b):
-    """The formula of METHODS 3.2 without the factor k1 + 1, word by word."""
+    """The textbook formula without the factor k1 + 1, word by word."""
     n, mean_length = len(docs), sum(map(len, docs)) / len(docs)
     scores = []
     for doc in docs:
@@ -50,7 +50,7 @@ def bm25_by_hand(docs, query, k1, b):
 
 
 def tfidf_by_hand(docs, query):
-    """Cosines of METHODS 3.1, word by word."""
+    """Cosines, word by word."""
     idf = {w: log((1 + len(docs)) / (1 + sum(w in d for d in docs))) + 1 for d in docs for w in d}
 
     def vector(words):

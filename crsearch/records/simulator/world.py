@@ -15,7 +15,7 @@ A user wants a brand r, a price level p and a style s. In a category they choose
 Axes beside those of the project: P price levels, R brands of a department, S styles, Y departments, M mains of a
 department, E events of histories, I items of a category. Departments are numbered, as are categories (see ``World``).
 
-Source: details: this project (the world measured in the project's feasibility study); METHODS.md 5.4.
+Source: details: this project.
 """
 
 from collections.abc import Mapping
