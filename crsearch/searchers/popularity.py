@@ -97,7 +97,7 @@ class PopularityInQuerySearcher:
         counts: of the training users.
         brand_bonus: 0 = the history is not read. 3 = a brand chosen before weighs as much as 20 times the choices.
 
-    Source: details: this project; the weight was chosen on Amazon Beauty, on users who are not tested. Steps 2 and 3: details of this project.
+    Source: details: this project. The weight was chosen on users of Amazon Beauty who are not tested.
     """
 
     def __init__(self, catalogue: Sequence[Item], counts: TrainingCounts, brand_bonus: float = 0.0) -> None:
