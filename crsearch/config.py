@@ -623,8 +623,14 @@ BEAUTY: Nested = {
     "context": {"time": "day", "token_budget": 256},
     "sids": {"codes": 256},
     "model": {"vocabulary": 8_000},
-    "align": {"epochs": 3, "share": 0.9, "history_targets": True},  # every purchase is a target
-    "distill": {"teacher": "template", "users": 2_000, "epochs": 2, "repeats": 1},
+    "align": {
+        "epochs": 3,
+        "batch": 16,
+        "share": 0.9,
+        "item_words": 0.5,
+        "history_targets": True,  # every purchase is a target
+    },
+    "distill": {"teacher": "template", "users": 2_000, "epochs": 2, "repeats": 1, "batch": 16},
     "rl": {"steps": 80},
     "sft": {"samples": 4},
     "loop": {"iterations": 1},
