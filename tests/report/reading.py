@@ -42,15 +42,14 @@ class Reader(HTMLParser):
 def tables(markdown: str) -> list[list[list[str]]]:
     """Tables of a Markdown text: rows of cells, header first, backslashes taken away."""
     found: list[list[list[str]]] = []
-    inside = False
+    place = 0  # line of the table; the second one is the rule under the header
     for line in markdown.splitlines():
-        if line.startswith("|"):
-            if not inside:
-                found.append([])
-            cells = [re.sub(r"\\(.)", r"\1", c.strip()) for c in re.split(r"(?<!\\)\|", line)[1:-1]]
-            if not all(set(c) <= set("-: ") and c for c in cells):
-                found[-1].append(cells)
-        inside = line.startswith("|")
+        place = place + 1 if line.startswith("|") else 0
+        if place == 1:
+            found.append([])
+        if place and place != 2:
+            cells = re.split(r"(?<!\\)\|", line)[1:-1]
+            found[-1].append([re.sub(r"\\(.)", r"\1", c.strip()) for c in cells])
     return found
 
 
