@@ -405,7 +405,8 @@ class EvaluateConfig(Section):
     """What is measured and how sure it is."""
 
     searchers: tuple[str, ...] = (
-        "crs", "crs-direct", "crs-no-thought", "bm25", "tfidf", "popularity", "popularity-in-query",
+        "crs", "crs-direct", "crs-no-thought", "crs-fused", "bm25", "tfidf", "popularity", "popularity-in-query",
+        "popularity-in-query-brand",
     )  # fmt: skip
     """Systems to measure; ``crsearch evaluate --searcher`` adds more later."""
     bootstrap: int = Field(default=2_000, ge=100)
@@ -636,10 +637,6 @@ BEAUTY: Nested = {
     "loop": {"iterations": 1},
     "evaluate": {
         "exclude_history": True,  # nobody reviews an item twice
-        "searchers": [
-            "crs", "crs-direct", "crs-no-thought", "bm25", "tfidf", "popularity", "popularity-in-query",
-            "popularity-in-query-brand",
-        ],
     },
 }  # fmt: skip
 """Amazon 2014 Beauty with category queries: no price, place, profile or skipped items; the teacher is a template."""

@@ -113,7 +113,7 @@ def search_again(
         raise DataError("the query is empty: say what is searched for")
     space = Workspace(RunDirectory.reading(folder), settings, silent)
     context = context_of(space, query, user_id, place)
-    searcher = model_searcher(space, found["final_stage"], "crs", thinks=thinks)
+    searcher = model_searcher(space, found["final_stage"], "crs", "think" if thinks else "direct")
     begun = time.perf_counter()
     answer = searcher.search([context], k)[0]
     took = 1e3 * (time.perf_counter() - begun)

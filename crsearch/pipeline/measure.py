@@ -19,12 +19,13 @@ from crsearch.records.types import Searcher
 from crsearch.runs import StageRecord, write_atomic, write_json
 
 if TYPE_CHECKING:
-    from crsearch.searchers.crs import CrsSearcher
+    from crsearch.searchers.crs import CrsSearcher, Mode
 
 SEARCHERS: dict[str, str] = {
     "crs": "thinks, then ranks: the stage that validation kept",
     "crs-direct": "control: trained without thoughts on as many tokens",
     "crs-no-thought": "the model of crs, asked to answer at once",
+    "crs-fused": "extra: the lists of crs and crs-no-thought, by the mean of their probabilities",
     "bm25": "lexical, query only",
     "tfidf": "lexical, query only",
     "popularity": "most chosen by training users",
@@ -32,6 +33,9 @@ SEARCHERS: dict[str, str] = {
     "popularity-in-query-brand": "the same, brands the user chose before first",
 }
 """Names on the command line -> what they are."""
+
+MODES: "dict[str, Mode]" = {"crs": "think", "crs-direct": "direct", "crs-no-thought": "direct", "crs-fused": "fused"}
+"""How the systems with a model answer."""
 
 
 class Evaluator:
@@ -56,15 +60,13 @@ class Evaluator:
         Raises:
             ConfigError: unknown name.
         """
-        if name in ("crs", "crs-no-thought"):
-            return self.model_searcher(self.final, name, thinks=name == "crs")
-        if name == "crs-direct":
-            return self.model_searcher("direct", name, thinks=False)
+        if name in MODES:
+            return self.model_searcher("direct" if name == "crs-direct" else self.final, name, MODES[name])
         return lexical(self.space, name)
 
-    def model_searcher(self, stage: str, name: str, *, thinks: bool) -> Searcher:
+    def model_searcher(self, stage: str, name: str, mode: "Mode") -> Searcher:
         """The model of a stage as a searcher that has read the test contexts."""
-        searcher = model_searcher(self.space, stage, name, thinks=thinks)
+        searcher = model_searcher(self.space, stage, name, mode)
         searcher.builder.read([e.context for e in self.examples])
         return searcher
 
@@ -136,14 +138,14 @@ class Evaluator:
         return Evaluation.load(self.folder, name)
 
 
-def model_searcher(space: Workspace, stage: str, name: str, *, thinks: bool) -> "CrsSearcher":
+def model_searcher(space: Workspace, stage: str, name: str, mode: "Mode") -> "CrsSearcher":
     """The model of a finished stage as a searcher."""
     from crsearch.searchers.crs import CrsSearcher
     from crsearch.train.answer import catalogue_trie
 
     builder = space.builder(stage)
     builder.bundle.model.eval()
-    return CrsSearcher(builder, catalogue_trie(builder.bundle), space.settings.decode, thinks=thinks, name=name)
+    return CrsSearcher(builder, catalogue_trie(builder.bundle), space.settings.decode, mode=mode, name=name)
 
 
 def lexical(space: Workspace, name: str) -> Searcher:

@@ -107,7 +107,7 @@ def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
     if settings.loop.select == "valid":
         out += [Planned(name=f"valid.{name}", thoughts=valid, answers=valid) for name in thinking]
     for name in settings.evaluate.searchers:
-        thinks, has_model = name == "crs", name.startswith("crs")
+        thinks, has_model = name in ("crs", "crs-fused"), name.startswith("crs")
         out.append(Planned(name=f"eval.{name}", thoughts=test * thinks, answers=test * has_model))
     out.append(Planned(name="eval.stage.align", answers=test))
     out += [Planned(name=f"eval.stage.{name}", thoughts=test, answers=test) for name in thinking]

@@ -96,7 +96,7 @@ def train(space: Workspace) -> tuple[str, Keys, list[tuple[str, StageRecord]]]:
         keys["crs-direct"] = learner.direct(aligned).key
     thinking = [(name, r) for name, r in learner.stages if name != "align"]
     final = choose(learner, thinking)
-    keys["crs"] = keys["crs-no-thought"] = dict(thinking)[final].key
+    keys["crs"] = keys["crs-no-thought"] = keys["crs-fused"] = dict(thinking)[final].key
     return final, keys, learner.stages
 
 
@@ -115,7 +115,7 @@ def measure(evaluator: Evaluator, systems: Keys, stages: list[tuple[str, StageRe
         name: evaluator.measure(
             f"stage.{name}",
             record.key,
-            lambda n=name: evaluator.model_searcher(n, n, thinks=n != "align"),
+            lambda n=name: evaluator.model_searcher(n, n, "direct" if n == "align" else "think"),
         )
         for name, record in stages
     }

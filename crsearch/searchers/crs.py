@@ -1,12 +1,18 @@
-"""CRS as a searcher: think, then rank; or, from the same model, answer at once."""
+"""CRS as a searcher: think, then rank; or, from the same model, answer at once; or both, fused."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from crsearch.config import DecodeConfig
 from crsearch.decode.trie import Trie
 from crsearch.records.types import Context, RankedList
-from crsearch.train.answer import Answer, answer_directly, answer_thinking
+from crsearch.train.answer import Answer, answer_both_ways, answer_directly, answer_thinking
 from crsearch.train.examples import TreeBuilder
+
+Mode = Literal["think", "direct", "fused"]
+"""Rank after a thought, at once, or by the mean of both probabilities."""
+
+ANSWERS = {"think": answer_thinking, "direct": answer_directly, "fused": answer_both_ways}
 
 
 class CrsSearcher:
@@ -16,20 +22,19 @@ class CrsSearcher:
         builder: model, tokenizer and prompts.
         trie: items that may be answered; row numbers of the catalogue.
         config: beam width and thought budget.
-        thinks: False answers at once, without a thought.
-        name: ``crs``, ``crs-no-thought`` or ``crs-direct`` in tables.
+        mode: whether it thinks before it ranks.
+        name: ``crs``, ``crs-no-thought``, ``crs-fused`` or ``crs-direct`` in tables.
     """
 
     def __init__(
-        self, builder: TreeBuilder, trie: Trie, config: DecodeConfig, *, thinks: bool = True, name: str = "crs"
+        self, builder: TreeBuilder, trie: Trie, config: DecodeConfig, *, mode: Mode = "think", name: str = "crs"
     ) -> None:
         self.name = name
-        self.builder, self.trie, self.config, self.thinks = builder, trie, config, thinks
+        self.builder, self.trie, self.config, self.mode = builder, trie, config, mode
 
     def search(self, contexts: Sequence[Context], k: int) -> list[RankedList]:
         """Rank the k most probable items for each context, best first; a beam of at least k."""
-        answer = answer_thinking if self.thinks else answer_directly
-        answers = answer(self.builder, contexts, self.trie, self.config, max(k, self.config.width))
+        answers = ANSWERS[self.mode](self.builder, contexts, self.trie, self.config, max(k, self.config.width))
         return [self._ranked(c, a, k) for c, a in zip(contexts, answers, strict=True)]
 
     def _ranked(self, context: Context, answer: Answer, k: int) -> RankedList:
@@ -38,5 +43,5 @@ class CrsSearcher:
             search_id=context.search_id,
             item_ids=tuple(self.builder.catalogue[row].item_id for row in rows),
             scores=answer.scores[: len(rows)],
-            thought=self.builder.bundle.tokenizer.decode(list(answer.thought)) if self.thinks else None,
+            thought=self.builder.bundle.tokenizer.decode(list(answer.thought)) if self.mode != "direct" else None,
         )

@@ -7,7 +7,7 @@ import torch
 
 from crsearch.config import DecodeConfig
 from crsearch.decode.beam import beam_search
-from crsearch.decode.thoughts import RankedThoughts, think_then_rank
+from crsearch.decode.thoughts import RankedThoughts, fuse_thoughts, think_then_rank
 from crsearch.decode.trie import Trie
 from crsearch.models.bundle import Bundle
 from crsearch.records.types import Context
@@ -97,6 +97,32 @@ def answer_directly(
         with torch.autocast(next(model.parameters()).device.type, enabled=False):
             rows_BK, scores_BK = beam_search(model, prompts, trie, width=width or config.width)
         out += [_answer(rows, scores) for rows, scores in zip(rows_BK, scores_BK, strict=True)]
+    return out
+
+
+def answer_both_ways(
+    builder: TreeBuilder, contexts: Sequence[Context], trie: Trie, config: DecodeConfig, width: int | None = None
+) -> list[Answer]:
+    """The lists after a greedy thought and without one, fused: items by the mean of their two probabilities.
+
+    Where the thought names the wrong kind of item, the answer without it still counts. Costs one more beam from the
+    same context. Source: details: this project (the paper ranks after the thought only).
+    """
+    width = width or config.width
+    out: list[Answer] = []
+    model = builder.bundle.model
+    for _, batch in batches(contexts, config.batch):
+        ranked = think(builder, batch, trie, config, width=2 * width)
+        prompts = [builder.prompt(c, "direct") for c in batch]
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            rows_BK, scores_BK = beam_search(model, prompts, trie, width=2 * width)
+        rows_BGK = torch.cat([ranked.rows_BGK, rows_BK[:, None]], dim=1)
+        scores_BGK = torch.cat([ranked.scores_BGK, scores_BK[:, None]], dim=1)
+        fused_rows_BK, fused_scores_BK = fuse_thoughts(rows_BGK, scores_BGK, width)
+        out += [
+            _answer(fused_rows_BK[b], fused_scores_BK[b], ranked.thoughts[b][0], bool(ranked.closed_BG[b, 0]))
+            for b in range(len(batch))
+        ]
     return out
 
 

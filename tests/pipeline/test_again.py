@@ -16,10 +16,15 @@ from crsearch.pipeline.workspace import folder_digest
 from crsearch.runs import RunDirectory
 
 AFTER_RL = {
-    "rl0", "sft1.select", "sft1", "eval.crs", "eval.crs-no-thought", "eval.stage.rl0", "eval.stage.sft1",
+    "rl0", "sft1.select", "sft1", "eval.crs", "eval.crs-no-thought", "eval.crs-fused", "eval.stage.rl0",
+    "eval.stage.sft1",
 }  # fmt: skip
 CONTROL = {"direct", "eval.crs-direct"}
 """The control is trained on as many tokens as CRS: it depends on their number, not on what they said."""
+EVERY_EVALUATION = {
+    f"eval.{name}"
+    for name in (*tiny_settings().evaluate.searchers, "stage.align", "stage.sft0", "stage.rl0", "stage.sft1")
+}
 AFTER_SFT0 = {"sft0", "rl0.select", "eval.stage.sft0", *AFTER_RL, *CONTROL}
 
 
@@ -34,7 +39,8 @@ def copy(tiny_run, tmp_path) -> Path:
     [
         ("checkpoint_seconds=60", set()),
         ("evaluate.bootstrap=200", set()),
-        ('evaluate.searchers=["crs","bm25","popularity-in-query-brand"]', {"eval.popularity-in-query-brand"}),
+        ('evaluate.searchers=["crs","bm25"]', set()),
+        ("evaluate.max_users=15", EVERY_EVALUATION),
         ("rl.clip_high=0.3", AFTER_RL),
         ("rl.steps=2", AFTER_RL | CONTROL),
         ("distill.max_steps=2", AFTER_SFT0),

@@ -11,7 +11,10 @@ from crsearch.records.store import Dataset
 from crsearch.runs import RunDirectory, file_digest, read_lines
 
 METRICS = {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
-SYSTEMS = {"crs", "crs-direct", "crs-no-thought", "bm25", "tfidf", "popularity", "popularity-in-query"}
+SYSTEMS = {
+    "crs", "crs-direct", "crs-no-thought", "crs-fused", "bm25", "tfidf", "popularity", "popularity-in-query",
+    "popularity-in-query-brand",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,20 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from crsearch.config import OptimConfig
-from crsearch.train.answer import answer_directly, answer_thinking, forbidden_in_thoughts, think
+from crsearch.train.answer import (
+    answer_both_ways,
+    answer_directly,
+    answer_thinking,
+    forbidden_in_thoughts,
+    think,
+)
 from crsearch.train.examples import clicked_loss, draw, kind_loss, split_users
 from crsearch.train.rl import lay_out, policy_stage, roll_out
 from crsearch.train.select import correct, incorrect
@@ -140,6 +147,22 @@ def test_the_direct_control_sees_as_many_tokens_as_it_is_given(shop, run):
     wanted = 20_000.0
     seen = continue_directly(bench, "direct", "key", shop.examples, wanted)["tokens_sum"]
     assert seen == pytest.approx(wanted, rel=0.15)
+
+
+def test_the_fused_list_is_the_mean_of_thinking_and_answering_at_once(shop):
+    shop.bundle.model.eval()
+    contexts, config = [e.context for e in shop.examples[:3]], shop.settings.decode
+    everything = len(shop.dataset.catalogue)
+    parts = [
+        answer(shop.builder, contexts, shop.trie, config, everything) for answer in (answer_thinking, answer_directly)
+    ]
+    fused = answer_both_ways(shop.builder, contexts, shop.trie, config, everything)
+    for thinking, direct, both in zip(*parts, fused, strict=True):
+        first, second = (dict(zip(a.rows, a.scores, strict=True)) for a in (thinking, direct))
+        mean = {row: (math.exp(first[row]) + math.exp(second[row])) / 2 for row in first}
+        assert [math.exp(s) for s in both.scores] == pytest.approx([mean[row] for row in both.rows], rel=1e-4)
+        assert sorted(both.rows) == list(range(everything))
+        assert both.thought == thinking.thought
 
 
 # -- reinforcement learning -------------------------------------------------------------------------------------------
