@@ -90,7 +90,7 @@ def trained_tokens(found: Found, system: str) -> float | None:
     stages = found.stages
     names = [s["name"] for s in stages]
     final = found.results.get("final_stage")
-    if system in ("crs", "crs-no-thought") and final in names:
+    if system in ("crs", "crs-no-thought", "crs-fused") and final in names:
         return sum(float(s["tokens"]) for s in stages[: names.index(final) + 1])
     direct = found.stage_numbers("direct").get("tokens_sum")
     if system == "crs-direct" and direct is not None:

@@ -153,7 +153,7 @@ def _reason(
     names: bool,
 ) -> dict[str, float]:
     mixture = bench.settings.mixture
-    beside = math.ceil(batch * len(others) / len(traces))
+    beside = min(2 * batch, math.ceil(batch * len(others) / len(traces)))  # a step stays small where few were correct
 
     def trees(step: int) -> list[Tree]:
         users = [traces[u] for u in draw(bench.seed, stage, len(traces), batch, step)]
