@@ -256,8 +256,9 @@ def test_r_grpo_raises_the_reward_of_a_small_shop_and_shuffled_targets_do_not(sh
 
     others = [*examples[3:], *examples[:3]]
     shuffled = [replace(e, target=o.target) for e, o in zip(examples, others, strict=True)]
-    assert gain("rl0", examples) > 0.1
-    assert gain("rl1", shuffled) < 0.0
+    learned, control = gain("rl0", examples), gain("rl1", shuffled)
+    assert learned > 0.1
+    assert control < learned / 3
 
 
 def test_steps_are_whole_passes():
