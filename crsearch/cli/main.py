@@ -113,7 +113,9 @@ def _crsearch(
 # -- runs -------------------------------------------------------------------------------------------------------------
 @app.command(short_help="Simulate a shop, train, evaluate, report.")
 def demo(
-    budget: Annotated[Literal["smoke", "demo", "small"], typer.Option(help="About 1, 5 or 60 minutes.")] = "demo",
+    budget: Annotated[
+        Literal["smoke", "demo", "small"], typer.Option(help="About 1, 13 or 60 minutes on two cores.")
+    ] = "demo",
     out: Out = Path("runs/demo"),
     set_: Set = None,
     redo: Redo = None,
