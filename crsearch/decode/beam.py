@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from crsearch.decode.prefix import Stepper, check_prompts, decoding, stepper
+from crsearch.decode.prefix import Prompt, Stepper, check_prompts, decoding, stepper
 from crsearch.decode.trie import DeviceLevels, Trie, TrieMask
 from crsearch.errors import ConfigError, DataError, ModelError
 
 Normalise = Literal["full", "sid"]
 Masks = TrieMask | Sequence[TrieMask | None] | None
-Prompts = Sequence[Sequence[int]]
+Prompts = Sequence[Prompt]
 
 
 def beam_search(
@@ -39,7 +39,8 @@ def beam_search(
 
     Args:
         model: a transformers causal model, or an encoder-decoder; its device is used.
-        prompts: token ids of each context; they may differ in length. The SID follows directly.
+        prompts: token ids of each context; they may differ in length. The SID follows directly. Input embeddings
+            (``T D``) do as well, for positions that hold a vector of no token.
         trie: the catalogue.
         width: beams, and items returned (K). More than there are items is allowed.
         mask: items that may be found (`Trie.mask`), for all prompts or one per prompt (None = all).
@@ -53,7 +54,7 @@ def beam_search(
         prefixes the smaller token ids). Where fewer than ``width`` items were reached: row -1, score -inf.
 
     Raises:
-        DataError: an empty prompt; a mask of another state of the trie, or not one per prompt.
+        DataError: an empty prompt; ids beside embeddings; a mask of another state of the trie, or not one per prompt.
         ModelError: the model cannot share a prefix, or its logits are not numbers.
         ConfigError: width below 1.
     """

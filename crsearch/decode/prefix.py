@@ -11,11 +11,14 @@ from copy import copy
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from crsearch.decode.attention import PromptRead, TreeCache, reading, tree_attention
 from crsearch.errors import DataError, ModelError
+
+Prompt = Sequence[int] | Float[Tensor, "_ _"]
+"""Token ids of a context, or its input embeddings (``T D``), where a position may hold a vector of no token."""
 
 
 @runtime_checkable
@@ -62,22 +65,32 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+def check_prompts(prompts: Sequence[Prompt]) -> None:
     """Raises:
-    DataError: a prompt is empty.
+    DataError: a prompt is empty, or some are token ids and some are embeddings.
     """
     for i, prompt in enumerate(prompts):
         if not len(prompt):
             raise DataError(f"prompt {i} has no tokens: give at least one token id")
+    if len({is_embedded(prompt) for prompt in prompts}) > 1:
+        raise DataError("some prompts are token ids and some are embeddings: search them apart")
 
 
-def padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, " B"]]:
-    """Prompts as one array, zeros on the right, and their lengths."""
-    lengths = [len(p) for p in prompts]
-    ids = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = torch.as_tensor(prompt, dtype=torch.int64)
-    return ids.to(device), torch.tensor(lengths, device=device)
+def is_embedded(prompt: Prompt) -> bool:
+    """Whether a prompt is input embeddings and not token ids."""
+    return isinstance(prompt, Tensor) and prompt.is_floating_point()
+
+
+def padded(prompts: Sequence[Prompt], device: torch.device) -> tuple[Shaped[Tensor, "B T *D"], Int64[Tensor, " B"]]:
+    """Prompts as one array (``B T`` ids or ``B T D`` embeddings), zeros on the right, and their lengths."""
+    rows = [p if is_embedded(p) else torch.as_tensor(p, dtype=torch.int64) for p in prompts]
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device), lengths  # type: ignore[arg-type]
+
+
+def reads(text: Shaped[Tensor, "B T *D"]) -> dict[str, Tensor]:
+    """The argument of a model's forward pass that takes token ids, or embeddings."""
+    return {"inputs_embeds": text} if text.is_floating_point() else {"input_ids": text}
 
 
 class PrefixTree:
@@ -86,38 +99,38 @@ class PrefixTree:
     All tokens of a prompt but the last are its shared segment; the last one is the first token of every branch.
     """
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], group: int, slots: int) -> None:
+    def __init__(self, model: nn.Module, prompts: Sequence[Prompt], group: int, slots: int) -> None:
         """Read the prompts; all within `decoding`.
 
         Args:
             model: any transformers causal model whose layers use the attention interface.
-            prompts: token ids of each context.
+            prompts: token ids (or input embeddings) of each context.
             group: branches per context (G).
             slots: most tokens a branch will hold, those of all its rows counted, its first one too.
         """
         self.model, self.group = model, group
         layers = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
-        ids_BT, lengths_B = padded([p[:-1] for p in prompts], device_of(model))
+        text_BT, lengths_B = padded([p[:-1] for p in prompts], device_of(model))
         self.cache = TreeCache(lengths_B, layers, group, slots)
-        if ids_BT.shape[1]:
+        if text_BT.shape[1]:
             with reading(self.cache):
-                position = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
+                position = torch.arange(text_BT.shape[1], device=text_BT.device)[None]
                 with suppress(PromptRead):
-                    model(input_ids=ids_BT, position_ids=position, past_key_values=self.cache, use_cache=True)
+                    model(**reads(text_BT), position_ids=position, past_key_values=self.cache, use_cache=True)
             if self.cache.reads_prompt:
                 raise ModelError(
                     f"{type(model).__name__}: {len(self.cache.prompt)} of {layers} layers keep keys and values: pass "
                     "cache=False (slower)"
                 )
-        last = torch.tensor([p[-1] for p in prompts], device=ids_BT.device)
-        self.first_BG1 = last[:, None, None].expand(-1, group, 1)
-        self.paths_BGMS = torch.zeros(len(prompts), group, 1, slots, dtype=torch.bool, device=ids_BT.device)
+        last_B1, _ = padded([p[-1:] for p in prompts], text_BT.device)
+        self.first_BG1 = last_B1[:, None].expand(-1, group, *last_B1.shape[1:])
+        self.paths_BGMS = torch.zeros(len(prompts), group, 1, slots, dtype=torch.bool, device=text_BT.device)
 
     def extend(
-        self, tokens_BGM: Int64[Tensor, "B G M"], parents_BGM: Int64[Tensor, "B G M"] | None = None
+        self, tokens_BGM: Shaped[Tensor, "B G M *D"], parents_BGM: Int64[Tensor, "B G M"] | None = None
     ) -> Float[Tensor, "B G M V"]:
-        """One more token per row; rows descend from ``parents`` (None = each from itself)."""
-        B, G, M = tokens_BGM.shape
+        """One more token (or embedding) per row; rows descend from ``parents`` (None = each from itself)."""
+        B, G, M = tokens_BGM.shape[:3]
         cache, used = self.cache, self.cache.used
         paths = self.paths_BGMS
         if parents_BGM is not None:
@@ -130,7 +143,7 @@ class PrefixTree:
         cache.open_slots(M, paths)
         with reading(cache):
             out = self.model(
-                input_ids=tokens_BGM.flatten(1),
+                **reads(tokens_BGM.flatten(1, 2)),
                 position_ids=position_BGM.flatten(1),
                 past_key_values=cache,
                 use_cache=True,
@@ -184,7 +197,7 @@ class _Rows:
 class Recompute(_Rows):
     """A causal model without any cache."""
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: nn.Module, prompts: Sequence[Prompt]) -> None:
         super().__init__(len(prompts), device_of(model))
         self.model, self.prompts = model, prompts
 
@@ -192,22 +205,23 @@ class Recompute(_Rows):
         """Logits after the last token of each row, prompt by prompt."""
         logits = []
         for prompt, text_MT in zip(self.prompts, self.text_nMT, strict=True):
-            prompt_T = torch.as_tensor(prompt, dtype=torch.int64, device=text_MT.device)
-            ids = torch.cat([prompt_T.expand(len(text_MT), -1), text_MT], dim=1)
-            logits.append(self.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1])
+            prompt_1T, _ = padded([prompt], text_MT.device)
+            tail = self.model.get_input_embeddings()(text_MT) if is_embedded(prompt) else text_MT  # type: ignore[operator]
+            text = torch.cat([prompt_1T.expand(len(text_MT), *prompt_1T.shape[1:]), tail], dim=1)
+            logits.append(self.model(**reads(text), use_cache=False, logits_to_keep=1).logits[:, -1])
         return torch.stack(logits).float()
 
 
 class EncoderRows(_Rows):
     """An encoder-decoder: prompts go through the encoder once, rows are what the decoder wrote."""
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: nn.Module, prompts: Sequence[Prompt]) -> None:
         super().__init__(len(prompts), device_of(model))
         self.model = model
-        ids_BT, lengths_B = padded(prompts, self.text_nMT.device)
-        self.mask_BT = (torch.arange(ids_BT.shape[1], device=ids_BT.device) < lengths_B[:, None]).long()
+        text_BT, lengths_B = padded(prompts, self.text_nMT.device)
+        self.mask_BT = (torch.arange(text_BT.shape[1], device=text_BT.device) < lengths_B[:, None]).long()
         encoder = model.get_encoder()  # type: ignore[operator]
-        self.state_BTD = encoder(input_ids=ids_BT, attention_mask=self.mask_BT).last_hidden_state
+        self.state_BTD = encoder(**reads(text_BT), attention_mask=self.mask_BT).last_hidden_state
         start = model.config.decoder_start_token_id  # type: ignore[union-attr]
         if start is None:
             raise ModelError(f"{type(model).__name__}: config.decoder_start_token_id is not set: set it")
@@ -229,7 +243,7 @@ class EncoderRows(_Rows):
         return logits.view(n, M, -1).float()
 
 
-def stepper(model: nn.Module, prompts: Sequence[Sequence[int]], slots: int, cache: bool) -> Stepper:
+def stepper(model: nn.Module, prompts: Sequence[Prompt], slots: int, cache: bool) -> Stepper:
     """The way that fits the model."""
     if _is_encoder_decoder(model):
         return EncoderRows(model, prompts)

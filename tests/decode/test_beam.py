@@ -347,3 +347,30 @@ def test_a_hundred_thousand_items_are_decoded_and_all_are_of_the_catalogue():
         found = rows_nK.numpy()
         assert found.min() >= 0 and valid[found].all()
         assert all(len(set(r)) == 100 for r in found.tolist())
+
+
+# -- prompts as embeddings --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_embeddings_of_a_prompt_are_read_as_its_tokens(family, cache):
+    lm, prompts = model(family), random_prompts(5, (1, 9, 4))
+    tokens_NL = np.unique(np.random.default_rng(0).integers(8, 13, (40, 3)), axis=0)
+    trie = Trie.from_tokens(tokens_NL)
+    with torch.no_grad():
+        embedded = [lm.get_input_embeddings()(torch.tensor(p)) for p in prompts]
+    rows_BK, scores_BK = beam_search(lm, prompts, trie, width=6)
+    same_BK, same_scores_BK = beam_search(lm, embedded, trie, width=6, cache=cache)
+    assert same_BK.tolist() == rows_BK.tolist()
+    torch.testing.assert_close(same_scores_BK, scores_BK, atol=1e-4, rtol=0)
+
+
+def test_a_vector_of_no_token_counts_and_ids_beside_embeddings_are_refused():
+    lm, (prompt,) = model(), random_prompts(5, (9,))
+    trie = Trie.from_tokens(np.unique(np.random.default_rng(0).integers(8, 13, (40, 3)), axis=0))
+    with torch.no_grad():
+        embedded = lm.get_input_embeddings()(torch.tensor(prompt))
+        moved = torch.cat([embedded[:-1], -embedded[-1:]])
+    _, scores_BK = beam_search(lm, [embedded, moved], trie, width=6)
+    assert not torch.allclose(scores_BK[0], scores_BK[1])
+    with pytest.raises(DataError, match="some prompts are token ids and some are embeddings"):
+        beam_search(lm, [prompt, embedded], trie)
