@@ -13,10 +13,11 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from crsearch.encoders.words import words
 from crsearch.records.store import Dataset
 from crsearch.records.types import Context, Item, RankedList
 from crsearch.searchers.ranking import ranked_list, top_rows
-from crsearch.searchers.text import item_text, tokenise
+from crsearch.searchers.text import item_text
 
 Rows = Int64[np.ndarray, " n"]
 Label = TypeVar("Label", bound=Hashable)
@@ -38,7 +39,7 @@ def query_key(query: str) -> str:
     >>> query_key("  Phone-Case ") == query_key("phone case")
     True
     """
-    return " ".join(tokenise(query))
+    return " ".join(words(query))
 
 
 def training_counts(dataset: Dataset) -> TrainingCounts:
@@ -144,7 +145,7 @@ class PopularityInQuerySearcher:
         return rows[order][:k].tolist()
 
     def _of_words(self, context: Context, bonus_N: Float64[np.ndarray, " N"], k: int) -> list[int]:
-        found = [self._rows_of_word[w] for w in set(tokenise(context.query)) if w in self._rows_of_word]
+        found = [self._rows_of_word[w] for w in set(words(context.query)) if w in self._rows_of_word]
         if not found:
             return []
         overlap_N = np.bincount(np.concatenate(found), minlength=len(self._item_ids))
@@ -173,7 +174,7 @@ class PopularityInQuerySearcher:
 
     @cached_property
     def _rows_of_word(self) -> dict[str, Rows]:
-        return _rows_by(set(tokenise(text)) for text in self._texts)
+        return _rows_by(set(words(text)) for text in self._texts)
 
 
 def _rows_by(labels_of_rows: Iterable[Iterable[Label]]) -> dict[Label, Rows]:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from crsearch.encoders.words import Split, words
 from crsearch.errors import DataError
 from crsearch.records.types import Context, Item, RankedList
 from crsearch.searchers.ranking import ranked_list, top_rows
-from crsearch.searchers.text import item_text, tokenise
+from crsearch.searchers.text import item_text
 
 
 class TfidfSearcher:
@@ -19,6 +20,7 @@ class TfidfSearcher:
 
     Args:
         catalogue: items in row order.
+        split: text -> words, for items and queries.
 
     Raises:
         DataError: no item has a word.
@@ -28,14 +30,14 @@ class TfidfSearcher:
 
     name = "tfidf"
 
-    def __init__(self, catalogue: Sequence[Item]) -> None:
+    def __init__(self, catalogue: Sequence[Item], *, split: Split = words) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         texts = [item_text(item) for item in catalogue]
-        if not any(map(tokenise, texts)):
+        if not any(map(split, texts)):
             raise DataError(f"tfidf: none of {len(texts)} items has a word in title, brand or category")
         self._item_ids = [item.item_id for item in catalogue]
-        self._vectoriser = TfidfVectorizer(analyzer=tokenise)
+        self._vectoriser = TfidfVectorizer(analyzer=split)
         self._vectors_VN = self._vectoriser.fit_transform(texts).T.tocsr()
 
     def search(self, contexts: Sequence[Context], k: int) -> list[RankedList]:

@@ -1,12 +1,10 @@
-"""LSA and its words: exact on small cases, the same bits anywhere, files without pickle."""
+"""LSA: exact on small cases, the same bits anywhere, files without pickle."""
 
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from crsearch.config import EncoderConfig
 from crsearch.encoders import Encoder, LsaEncoder, build_encoder, words
@@ -20,31 +18,6 @@ CHINESE = ["苹果手机壳 透明", "华为手机壳 硅胶", "真丝连衣裙 
 def long_texts(num: int) -> list[str]:
     rng = np.random.default_rng(0)
     return [" ".join(f"w{n}" for n in rng.integers(200, size=6)) for _ in range(num)]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", []),
-        ("  ,. ()", []),
-        ("Red red-DRESS", ["red", "red", "dress"]),
-        ("ＩＰＨＯＮＥ１５", ["iphone15"]),
-        ("Straße", ["strasse"]),
-        ("真丝连衣裙", ["真丝", "连衣", "衣裙", "连衣裙"]),
-        ("红dress裙", ["红", "dress", "裙"]),
-        ("さくら", ["さく", "くら"]),
-        ("の", ["の"]),
-        ("size_50", ["size", "50"]),
-    ],
-)
-def test_words_fold_case_and_width_and_segment_by_script(text, expected):
-    assert words(text) == expected
-
-
-@settings(deadline=None)
-@given(st.text())
-def test_no_text_breaks_the_words_and_none_is_empty(text):
-    assert all(word and not word.isspace() for word in words(text))
 
 
 @pytest.mark.parametrize("texts", [TEXTS, CHINESE], ids=["English", "Chinese"])

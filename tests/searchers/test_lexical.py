@@ -1,16 +1,17 @@
 from collections import Counter
-from math import log, sqrt
+from math import log, log2, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crsearch.errors import DataError
-from crsearch.records.types import Context, Item
-from crsearch.searchers.bm25 import Bm25Searcher
+from crsearch.encoders.words import SPLITS, bigrams, words
+from crsearch.errors import ConfigError, DataError
+from crsearch.evaluate.evaluation import evaluate
+from crsearch.records.types import Context, Example, Item, Search
+from crsearch.searchers.bm25 import Bm25Searcher, tune
 from crsearch.searchers.ranking import top_rows
-from crsearch.searchers.text import tokenise
 from crsearch.searchers.tfidf import TfidfSearcher
 
 TITLES = ["red dress red", "blue dress", "red shoe leather men"]
@@ -152,5 +153,68 @@ def test_the_top_rows_are_the_head_of_the_whole_order(scores, k):
 def test_both_searchers_read_the_same_words():
     titles = ["手机壳 iPhone15", "Crème-50ml", "手机"]
     bm25, tfidf = Bm25Searcher(shop(titles)), TfidfSearcher(shop(titles))
-    for word in {w for title in titles for w in tokenise(title)}:
+    for word in {w for title in titles for w in words(title)}:
         assert sorted(ask(bm25, word).item_ids) == sorted(ask(tfidf, word).item_ids) != []
+
+
+@KINDS
+def test_pairs_of_characters_find_what_the_dictionary_cuts_otherwise(kind):
+    items = shop(["南京市长江大桥", "手机壳"])
+    assert ask(kind(items), "市长").item_ids == ()
+    assert ask(kind(items, split=bigrams), "市长").item_ids == ("i0",)
+
+
+def test_without_saturation_bm25_is_the_sum_of_the_idf_of_the_words_present():
+    once, twice = scores_by_row(Bm25Searcher(shop(["red dress", "red red red hat"]), k1=0.0), "red", 2)
+    assert once == pytest.approx(twice) == pytest.approx(log(1 + 0.5 / 2.5))
+
+
+def example(query, target, part="valid", history=()):
+    context = Context(search_id=f"{query}-{target}", user_id=target, query=query, history=history)
+    return Example(context=context, target=target, part=part)
+
+
+STUFFED = ["red dress", "red dress red red red red red", "blue hat long name of no use at all", "hat"]
+"""The second item repeats a word to be found, the third is merely long."""
+
+
+def test_tuning_beats_the_default_where_titles_are_stuffed():
+    found = tune(shop(STUFFED), [example("red", "i0")])
+    assert (found.default.k1, found.default.b) == (1.2, 0.75)
+    assert found.default.metrics["NDCG@10"] == pytest.approx(1 / log2(3))
+    assert found.best.metrics["NDCG@10"] == 1
+    assert len(found.trials) == 30 and found.trials[0] == found.default
+    tuned = Bm25Searcher(shop(STUFFED), found.best.k1, found.best.b)
+    assert ask(tuned, "red").item_ids[0] == "i0"
+
+
+def test_every_trial_is_what_a_searcher_of_that_setting_reaches():
+    examples = [example("red", "i0"), example("hat", "i2"), example("red dress", "i1")]
+    for split in SPLITS.values():
+        for trial in tune(shop(STUFFED), examples, grid_k1=(0.0, 2.0), grid_b=(0.0, 1.0), split=split).trials:
+            searcher = Bm25Searcher(shop(STUFFED), trial.k1, trial.b, split=split)
+            done = evaluate(searcher, examples, ["i0", "i1", "i2", "i3"]).per_query()
+            assert trial.metrics == {metric: values.mean() for metric, values in done.items()}
+
+
+def test_the_default_stays_where_nothing_beats_it():
+    found = tune(shop(STUFFED), [example("blue", "i2")])
+    assert found.best == found.default
+
+
+def test_tuning_leaves_out_what_was_chosen_before_when_the_table_does():
+    before = (Search(search_id="h", user_id="u", time=1, query="red", clicked=("i1",)),)
+    examples = [example("red", "i0", history=before)]
+    assert tune(shop(STUFFED), examples, exclude_history=True).default.metrics["HR@1"] == 1
+    assert tune(shop(STUFFED), examples).default.metrics["HR@1"] == 0
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_k1_and_b_are_never_chosen_on_other_than_validation_users(part):
+    with pytest.raises(DataError, match=f"is of a {part} user"):
+        tune(shop(STUFFED), [example("red", "i0"), example("hat", "i3", part=part)])
+
+
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(ConfigError, match=r"metric = 'MRR'.*NDCG@10"):
+        tune(shop(STUFFED), [example("red", "i0")], metric="MRR")
