@@ -390,6 +390,72 @@ class LoopConfig(Section):
     """Another value draws other thoughts and orders in the loop, from the same start."""
 
 
+class GenreConfig(Section):
+    """GENRE: query -> identifier, by label-smoothed cross-entropy (CRS §4.1.2)."""
+
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of a target's weight that is spread evenly over the whole vocabulary."""
+    batch: int = Field(default=64, ge=1)
+    """Training pairs per step."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps (tests, dry runs)."""
+    optim: OptimConfig = OptimConfig()
+
+
+class DsiConfig(Section):
+    """DSI: item -> identifier (indexing) and query -> identifier (retrieval), mixed (CRS §4.1.2)."""
+
+    ratio: float = Field(default=1.0, ge=0)
+    """Indexing examples per retrieval example."""
+    pseudo_queries: int = Field(default=0, ge=0)
+    """Queries made of an item's own words (DSI-QG) that are indexed beside its record, per item at most; 0 = none."""
+    identifiers: Literal["residual", "recursive"] = "residual"
+    """The semantic IDs of ``crs``, or paths of DSI's recursive k-means."""
+    branching: int = Field(default=10, ge=2)
+    """Clusters per level of recursive k-means."""
+    leaf_size: int = Field(default=10, ge=1)
+    """Most items that recursive k-means numbers instead of splitting them further."""
+    batch: int = Field(default=32, ge=1)
+    """Training pairs per step; ``ratio`` times as many indexing examples come on top."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps (tests, dry runs)."""
+    optim: OptimConfig = OptimConfig()
+
+
+class LtrgrConfig(Section):
+    """LTRGR: as GENRE, then learning to rank its own candidates (CRS §4.1.2)."""
+
+    share: float = Field(default=0.3, ge=0, le=1)
+    """Share of the tokens for learning to rank."""
+    candidates: int = Field(default=20, ge=1)
+    """Beam width of the lists in which wrong items are found."""
+    margin: float = Field(default=1.0, ge=0)
+    """Log-probability by which the best right item must lead the best wrong one."""
+    margin_random: float = Field(default=2.0, ge=0)
+    """The same between a random right and a random wrong item of the list."""
+    generation: float = Field(default=1.0, ge=0)
+    """Weight of the generation loss beside the two margin losses (lambda)."""
+    mine_every: int = Field(default=1, ge=0)
+    """Passes over the pairs between two searches for candidates; 0 = one search only."""
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing before learning to rank; there is none after."""
+    batch: int = Field(default=64, ge=1)
+    """Training pairs per step."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps (tests, dry runs)."""
+    optim: OptimConfig = OptimConfig()
+
+
+class BaselineConfig(Section):
+    """Generative baselines: the identifiers, model, decoder and training tokens of CRS, but only the query is read."""
+
+    history_pairs: bool = True
+    """Queries of a training user's history, with the items then chosen, are training pairs too."""
+    genre: GenreConfig = GenreConfig()
+    dsi: DsiConfig = DsiConfig()
+    ltrgr: LtrgrConfig = LtrgrConfig()
+
+
 class DecodeConfig(Section):
     """Two-step inference (CRS §3.4)."""
 
@@ -444,6 +510,7 @@ class Settings(Section):
     rl: RlConfig = RlConfig()
     sft: SftConfig = SftConfig()
     loop: LoopConfig = LoopConfig()
+    baselines: BaselineConfig = BaselineConfig()
     decode: DecodeConfig = DecodeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 

@@ -208,13 +208,35 @@ def _allowed(rows: Sequence[_Rows], width: int) -> Bool[Tensor, "B T T"]:
     return (same_tree & (trunk | own)) | torch.eye(width, dtype=torch.bool)  # filling looks at itself: no NaN
 
 
+def target_logprob(
+    logits_MV: Float[Tensor, "M V"], target_M: Int[Tensor, " M"], smoothing: float = 0.0
+) -> Float[Tensor, " M"]:
+    """Log-probability of each target, ``smoothing`` of which is that of an average token.
+
+        (1 - s) log p(y) + s mean_v log p(v),   v over the whole vocabulary
+
+    Its negative is the label-smoothed cross-entropy.
+
+    >>> target_logprob(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]), smoothing=0.1).round(decimals=4)
+    tensor([-0.3729])
+    """
+    chosen = logits_MV.gather(-1, target_M[:, None])[:, 0]
+    if smoothing:
+        chosen = (1 - smoothing) * chosen + smoothing * logits_MV.mean(-1)
+    return chosen - logits_MV.logsumexp(-1)
+
+
 def target_logprobs(
-    model: torch.nn.Module, packed: Packed, temperature_M: Float[Tensor, " M"] | None = None
+    model: torch.nn.Module,
+    packed: Packed,
+    temperature_M: Float[Tensor, " M"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, " M"]:
     """Log-probability (float32, full vocabulary) of every token with a loss, with gradient.
 
     Args:
         temperature_M: logits are divided by it; none = 1 everywhere.
+        smoothing: of the labels, see ``target_logprob``; 0 = the log-probability itself.
 
     Works for any Hugging Face causal LM: logits are computed only where there is a loss, and chunk by chunk
     (recomputed in the backward pass) where the vocabulary is large.
@@ -238,8 +260,7 @@ def target_logprobs(
 
     def score(hidden: Tensor, target: Tensor, temperature: Tensor) -> Tensor:
         logits = head(hidden).float() / temperature[:, None]
-        chosen: Tensor = logits.gather(-1, target[:, None])[:, 0]
-        return chosen - logits.logsumexp(-1)
+        return target_logprob(logits, target, smoothing)
 
     rows = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
     if len(target_M) <= rows:
