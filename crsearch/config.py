@@ -467,6 +467,36 @@ class DecodeConfig(Section):
     """Contexts decoded together."""
 
 
+class LexicalConfig(Section):
+    """TF-IDF and BM25."""
+
+    split: Literal["words", "bigrams"] = "words"
+    """How Chinese is cut: by a dictionary, or in pairs of neighbouring characters."""
+    k1: float = Field(default=1.2, ge=0)
+    """Saturation of BM25's term frequency; 0 = only whether a word is there."""
+    b: float = Field(default=0.75, ge=0, le=1)
+    """Share of BM25's length normalisation."""
+
+
+class DenseConfig(Section):
+    """Published encoders as systems of their own; the system ``dense`` takes the one of ``[encoder]``."""
+
+    bge: str | None = None
+    """Folder of bge-small-zh-v1.5; none = the system ``dense-bge`` cannot run."""
+    bge_instruction: str = "为这个句子生成表示以用于检索相关文章："
+    """Before the queries of BGE, never before items; ``""`` = nothing. That of the model card."""
+    qwen3: str | None = None
+    """Folder of Qwen3-Embedding-0.6B; none = the system ``dense-qwen3`` cannot run."""
+    qwen3_task: str = "Given a web search query, retrieve relevant passages that answer the query"
+    """The task in the instruction before queries of Qwen3-Embedding; that of the model card."""
+    qwen3_dim: int | None = Field(default=None, ge=2)
+    """Keep the first numbers of its vectors, normalised again (Matryoshka); none = all."""
+    minilm: str | None = None
+    """Folder of all-MiniLM-L6-v2 (English); none = the one that comes with ``crsearch[minilm]``."""
+    history: int = Field(default=2, ge=1)
+    """Earlier searches that the ``-history`` systems read after the query, newest first."""
+
+
 class EvaluateConfig(Section):
     """What is measured and how sure it is."""
 
@@ -512,6 +542,8 @@ class Settings(Section):
     loop: LoopConfig = LoopConfig()
     baselines: BaselineConfig = BaselineConfig()
     decode: DecodeConfig = DecodeConfig()
+    lexical: LexicalConfig = LexicalConfig()
+    dense: DenseConfig = DenseConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")

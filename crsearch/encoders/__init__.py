@@ -11,13 +11,14 @@ from crsearch.encoders.words import words
 __all__ = ["Encoder", "Kind", "LsaEncoder", "build_encoder", "words"]
 
 
-def build_encoder(config: EncoderConfig, texts: Sequence[str], seed: int) -> Encoder:
+def build_encoder(config: EncoderConfig, texts: Sequence[str], seed: int, device: str = "cpu") -> Encoder:
     """The encoder that the settings name.
 
     Args:
         config: ``name = "lsa"`` is fitted here, ``"huggingface"`` is read from ``path``.
         texts: item texts, for encoders that learn from them.
         seed: for encoders that learn.
+        device: torch device of a Hugging Face encoder.
 
     Raises:
         DataError: no text holds a word (lsa).
@@ -33,4 +34,5 @@ def build_encoder(config: EncoderConfig, texts: Sequence[str], seed: int) -> Enc
         query_instruction=config.query_instruction,
         truncate_dim=config.truncate_dim,
         batch_size=config.batch_size,
+        device=device,
     )
