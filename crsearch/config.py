@@ -446,14 +446,83 @@ class LtrgrConfig(Section):
     optim: OptimConfig = OptimConfig()
 
 
+class LatentPolicyConfig(Section):
+    """Reinforcement of the latent thought (LatentR3): Gaussian noise on it, the reward is -perplexity of the target."""
+
+    copies: int = Field(default=8, ge=2)
+    """Copies of each context's latent thought (G); the first has no noise."""
+    noise: float = Field(default=1.5, ge=0)
+    """Length of the noise, in mean lengths of ``noise_unit``."""
+    noise_unit: Literal["embedding", "thought"] = "embedding"
+    """What the noise is measured by: the model's token embeddings, or the latent thoughts of the batch."""
+    baseline: Literal["batch", "context"] = "batch"
+    """Reward that is subtracted: the mean of the noise-free copies of the batch, or that of the own context."""
+    clip_low: float = Field(default=0.2, ge=0)
+    """The ratio is clipped below 1 - ``clip_low``."""
+    clip_high: float = Field(default=0.28, ge=0)
+    """The ratio is clipped above 1 + ``clip_high``."""
+    updates: int = Field(default=1, ge=1)
+    """Optimiser steps per batch of noise."""
+    batch: int = Field(default=16, ge=1)
+    """Contexts per batch of noise."""
+    optim: OptimConfig = OptimConfig(name="adamw", lr=1e-5, weight_decay=0.0)
+
+
+class LatentConfig(Section):
+    """LatentR3: one latent thought between context and answer, by SFT and then RL (CRS §4.1.2)."""
+
+    share: float = Field(default=0.25, ge=0, lt=1)
+    """Share of the tokens for reinforcement; the rest is SFT of all parameters."""
+    base: float = Field(default=1_000.0, gt=0)
+    """Base of the rotary positions of the attention layer that makes the thought."""
+    batch: int = Field(default=16, ge=1)
+    """Users per step of SFT."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop each of the two parts after so many steps (tests, dry runs)."""
+    optim: OptimConfig = OptimConfig(lr_matrix=0.01, lr=1.5e-3)
+    policy: LatentPolicyConfig = LatentPolicyConfig()
+
+
+class TigerConfig(Section):
+    """TIGER: semantic IDs of the history -> next one, by an encoder-decoder of T5 type from scratch."""
+
+    width: int = Field(default=64, ge=8)
+    """Hidden size."""
+    layers: int = Field(default=2, ge=1)
+    """Layers of the encoder, and as many of the decoder."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads per layer."""
+    head_dim: int = Field(default=16, ge=1)
+    """Numbers per head."""
+    feed_forward: int = Field(default=256, ge=8)
+    """Inner width of the feed-forward blocks."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of activations dropped in training."""
+    users: int = Field(default=2_000, ge=0)
+    """Tokens into which user ids are hashed; 0 = the model is not told the user."""
+    max_items: int = Field(default=20, ge=1)
+    """Newest items of the history that are read."""
+    history_targets: bool = True
+    """Every item of a training user's history is a target too, after those before it."""
+    epochs: int = Field(default=20, ge=1)
+    """Most passes over the training pairs, however many tokens CRS was trained on."""
+    batch: int = Field(default=64, ge=1)
+    """Training pairs per step."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps (tests, dry runs)."""
+    optim: OptimConfig = OptimConfig()
+
+
 class BaselineConfig(Section):
-    """Generative baselines: the identifiers, model, decoder and training tokens of CRS, but only the query is read."""
+    """Generative baselines, with the identifiers, decoder and training tokens of CRS."""
 
     history_pairs: bool = True
     """Queries of a training user's history, with the items then chosen, are training pairs too."""
     genre: GenreConfig = GenreConfig()
     dsi: DsiConfig = DsiConfig()
     ltrgr: LtrgrConfig = LtrgrConfig()
+    latent_r3: LatentConfig = LatentConfig()
+    tiger: TigerConfig = TigerConfig()
 
 
 class DecodeConfig(Section):
