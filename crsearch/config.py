@@ -407,6 +407,8 @@ class DsiConfig(Section):
 
     ratio: float = Field(default=1.0, ge=0)
     """Indexing examples per retrieval example."""
+    record: Literal["short", "full"] = "short"
+    """What is indexed of an item: title, brand and category, or price, sales and attributes too."""
     pseudo_queries: int = Field(default=0, ge=0)
     """Queries made of an item's own words (DSI-QG) that are indexed beside its record, per item at most; 0 = none."""
     identifiers: Literal["residual", "recursive"] = "residual"
