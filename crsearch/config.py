@@ -594,7 +594,9 @@ class Settings(Section):
     seed: int = Field(default=0, ge=0)
     """Of the simulated shop, the first weights, the order of examples and all sampling."""
     threads: int = Field(default=0, ge=0)
-    """Threads of torch; 0 = all cores. Bits depend on it, so it is part of the manifest."""
+    """Threads of torch in each process; 0 = the cores over the processes. Bits depend on it: see the manifest."""
+    processes: int = Field(default=0, ge=0)
+    """Processes; 0 = two where there are two cores and no accelerator. The result does not depend on it."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``."""
     checkpoint_seconds: float = Field(default=60.0, ge=0)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,6 +181,7 @@ class RunDirectory:
         self.path = path
         self._manifest: Json = {}
         self._lock: int | None = None
+        self._changing = threading.RLock()
 
     def __enter__(self) -> "RunDirectory":
         with storage_errors(self.path):
@@ -265,8 +267,9 @@ class RunDirectory:
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Put facts (versions, seed, threads, data fingerprint) into the manifest."""
-        self._manifest = {**self._manifest, **facts}
-        write_json(self.path / "manifest.json", self._manifest)
+        with self._changing:
+            self._manifest = {**self._manifest, **facts}
+            write_json(self.path / "manifest.json", self._manifest)
 
     def stage(self, name: str, key: str | None = None) -> StageRecord | None:
         """The record of a finished stage, or none if it is not done, or was done from other inputs.
@@ -289,33 +292,58 @@ class RunDirectory:
                 )
         return StageRecord(entry["key"], entry["outputs"], entry["numbers"])
 
-    def complete(self, name: str, key: str, outputs: Sequence[Path], numbers: Mapping[str, Any] | None = None) -> None:
-        """Record a stage as done, with the sha256 of each output (files, or folders of files)."""
+    def complete(
+        self,
+        name: str,
+        key: str,
+        outputs: Sequence[Path],
+        numbers: Mapping[str, Any] | None = None,
+        cost: Mapping[str, float] | None = None,
+    ) -> None:
+        """Record a stage as done, with the sha256 of each output (files, or folders of files).
+
+        Args:
+            numbers: facts for later stages and the report; nothing that depends on the clock.
+            cost: what it took, e.g. ``seconds``.
+        """
         files = [f for out in outputs for f in (sorted(out.rglob("*")) if out.is_dir() else [out]) if f.is_file()]
         shas = {f.relative_to(self.path).as_posix(): file_digest(f) for f in files}
-        stages = {**self._manifest["stages"], name: {"key": key, "outputs": shas, "numbers": dict(numbers or {})}}
-        self.describe({"stages": stages})
+        self.enter(name, {"key": key, "outputs": shas, "numbers": dict(numbers or {}), "cost": dict(cost or {})})
 
     def forget(self, name: str) -> None:
         """Drop the record of a stage, so that it is run again; nothing to do if there is none."""
         if name in self._manifest["stages"]:
-            self.describe({"stages": {k: v for k, v in self._manifest["stages"].items() if k != name}})
+            self.enter(name, None)
+
+    def enter(self, name: str, entry: Json | None) -> None:
+        """Put the entry of a stage into the manifest; none takes it out. Threads may call it at the same time."""
+        with self._changing:
+            stages = {k: v for k, v in self._manifest["stages"].items() if k != name}
+            self.describe({"stages": stages if entry is None else {**stages, name: entry}})
 
     # -- lines --------------------------------------------------------------------------------------------------------
     def append(self, file: str, row: Mapping[str, Any]) -> None:
         """Append one JSON line to a file of the run; ``stage`` and ``step`` in it are what ``rewind`` goes by."""
         path = self.path / file
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
+        with self._lines(path), path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
 
     def rewind(self, file: str, stage: str, step: int) -> None:
         """Drop the lines of a stage after ``step``: a resumed stage writes them again."""
         path = self.path / file
         if path.exists():
-            rows = [r for r in read_lines(path) if r["stage"] != stage or r["step"] <= step]
-            write_atomic(path, "".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in rows))
+            with self._lines(path):
+                rows = [r for r in read_lines(path) if r["stage"] != stage or r["step"] <= step]
+                write_atomic(path, "".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in rows))
+
+    @contextmanager
+    def _lines(self, path: Path) -> Iterator[None]:
+        """One writer of lines at a time, over all processes of the run."""
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (self.path / ".lines.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
 
     def log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
         """Append one line to ``metrics.jsonl``."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from crsearch.config import Settings, load_settings
 
 TINY = (
-    "threads=1",
+    "threads=1", "processes=1",
     "checkpoint_seconds=0",
     "simulate.users=60", "simulate.items=40", "simulate.departments=1", "simulate.brands=2",
     "split.test=0.3", "split.valid=0.15",

@@ -114,6 +114,7 @@ def _run_arm(
         update={
             "rl": settings.rl.model_copy(update=dict(rl)),
             "loop": settings.loop.model_copy(update=dict(loop)),
+            "processes": 1,  # CPU time is measured in this process
             "evaluate": settings.evaluate.model_copy(update={"searchers": ("crs",)}),
         }
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crsearch.config import OptimConfig
 from crsearch.pipeline.stages import Work
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Example
@@ -142,17 +143,41 @@ class Learner:
 
         return self.stage(name, [chosen.key, config.model_dump(), self.settings.mixture.model_dump()], work)
 
-    def direct(self, aligned: StageRecord) -> StageRecord:
-        """The control: align goes on without thoughts on as many tokens as the stages of CRS after it."""
-        tokens = sum(float(r.numbers.get("tokens_sum", 0.0)) for n, r in self.stages if n != "align")
+    def direct(self, aligned: StageRecord, early: float, late: float) -> StageRecord:
+        """The control: align goes on without thoughts on as many tokens as the stages of CRS after it.
 
+        How many those are is known only when CRS is trained. So that the control need not wait for that, its learning
+        rate stays constant for the tokens of all iterations but the last (``direct0``) and falls to zero over those
+        of the last (warm-up, stable, decay).
+
+        Args:
+            aligned: where it starts.
+            early: tokens of ``direct0``; 0 = there is none.
+            late: tokens after it.
+        """
+        optim = self.settings.distill.optim
+        if early == 0:
+            return self._directly("direct", "align", aligned, late, optim)
+        begun = self.direct_begun(aligned, early)
+        return self._directly("direct", "direct0", begun, late, optim.model_copy(update={"warmup": 0.0}))
+
+    def direct_begun(self, aligned: StageRecord, tokens: float) -> StageRecord:
+        """The part of the control that can be trained before CRS is."""
+        optim = self.settings.distill.optim.model_copy(update={"schedule": "constant"})
+        return self._directly("direct0", "align", aligned, tokens, optim)
+
+    def _directly(self, name: str, start: str, before: StageRecord, tokens: float, optim: OptimConfig) -> StageRecord:
         def work(key: str) -> Outputs:
             users = [*self.aligned, *self.fresh]
-            bench = self.bench("align", users)
-            return self.trained("direct", continue_directly(bench, "direct", key, users, tokens))
+            bench = self.bench(start, users)
+            return self.trained(name, continue_directly(bench, name, key, users, tokens, optim))
 
-        inputs = [aligned.key, tokens, self.settings.align.model_dump(), self.settings.distill.optim.model_dump()]
-        return self.training("direct", inputs, work)
+        inputs = [before.key, tokens, self.settings.align.model_dump(), optim.model_dump()]
+        return self.training(name, inputs, work)
+
+    def tokens(self) -> float:
+        """Tokens that the stages of CRS after alignment have been trained on so far."""
+        return sum(float(r.numbers.get("tokens_sum", 0.0)) for n, r in self.stages if n != "align")
 
     # -- choice -------------------------------------------------------------------------------------------------------
     def validate(self, stage: str, record: StageRecord) -> StageRecord:

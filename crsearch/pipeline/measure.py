@@ -43,10 +43,10 @@ class Evaluator:
 
     Args:
         space: the run.
-        final: name of the stage that is ``crs``.
+        final: name of the stage that is ``crs``; "" = not known yet.
     """
 
-    def __init__(self, space: Workspace, final: str) -> None:
+    def __init__(self, space: Workspace, final: str = "") -> None:
         self.space, self.final = space, final
         self.config = space.settings.evaluate
         examples = space.examples("test")
@@ -105,6 +105,20 @@ class Evaluator:
 
         config = [self.config.model_dump(exclude={"searchers", "bootstrap"}), self.space.settings.decode.model_dump()]
         return self.space.stages.do(f"eval.{name}", [inputs, config, len(self.examples)], work)
+
+    def measure_stage(self, stage: str, record: StageRecord) -> StageRecord:
+        """Evaluate the model of a training stage: ``align`` answers at once, the others think."""
+        mode: Mode = "direct" if stage == "align" else "think"
+        return self.measure(f"stage.{stage}", record.key, lambda: self.model_searcher(stage, stage, mode))
+
+    def measure_system(self, name: str, key: str) -> StageRecord:
+        """Evaluate a system.
+
+        Args:
+            name: of the system.
+            key: of the stage that it depends on.
+        """
+        return self.measure(name, [key, name], lambda: self.searcher(name))
 
     def measure_as(self, name: str, source: str, record: StageRecord) -> StageRecord:
         """A system that is a measured one under another name (``crs`` is the stage that validation kept)."""

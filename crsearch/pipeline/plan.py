@@ -101,9 +101,12 @@ def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
         out.append(Planned(name=f"sft{i + 1}.select", thoughts=asked, answers=asked))
         out.append(reasoning(f"sft{i + 1}", users // 3, sft.batch, sft.epochs, sft.max_steps))
     thinking = [p.name for p in out if p.name.startswith(("sft", "rl")) and "." not in p.name]
+    per_iteration = (1 + settings.loop.rl) if settings.loop.iterations else len(thinking)
     if "crs-direct" in settings.evaluate.searchers:
-        tokens = sum(p.trained for p in out if p.name in thinking)
-        out.append(Planned(name="direct", trained=tokens))
+        early = sum(p.trained for p in out if p.name in thinking[:-per_iteration])
+        late = sum(p.trained for p in out if p.name in thinking) - early
+        out += [Planned(name="direct0", trained=early)] if early else []
+        out.append(Planned(name="direct", trained=late))
     if settings.loop.select == "valid":
         out += [Planned(name=f"valid.{name}", thoughts=valid, answers=valid) for name in thinking]
     for name in settings.evaluate.searchers:

@@ -1,15 +1,18 @@
 """The whole path: records -> semantic IDs -> traces -> base -> align -> sft0 -> (rl, sft)* -> evaluation -> results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crsearch.config import Settings
 from crsearch.errors import RunError
+from crsearch.pipeline.crew import Crew, Task
+from crsearch.pipeline.jobs import JOBS
 from crsearch.pipeline.learn import Learner
-from crsearch.pipeline.measure import SEARCHERS, Evaluator, results
+from crsearch.pipeline.measure import MODES, SEARCHERS, Evaluator, results
 from crsearch.pipeline.refuse import refuse_unknown_searchers
-from crsearch.pipeline.workspace import Workspace, threads
+from crsearch.pipeline.workspace import Workspace, processes, threads
 from crsearch.runs import Progress, RunDirectory, StageRecord, silent, write_json
 
 
@@ -48,14 +51,17 @@ def finish(space: Workspace) -> dict[str, Any]:
     """Run what is not done in an open run directory, and write ``results.json``; see ``run``."""
     import torch
 
-    number = threads(space.settings, space.run.manifest.get("threads"))
-    space.settings = space.settings.model_copy(update={"threads": number})
-    torch.set_num_threads(number)
+    number = processes(space.settings)
+    space.settings = space.settings.model_copy(
+        update={"processes": number, "threads": threads(space.settings, number, space.run.manifest.get("threads"))}
+    )
+    torch.set_num_threads(space.settings.threads)
     space.begin()
-    final, systems, stages = train(space)
-    evaluator = Evaluator(space, final)
-    measure(evaluator, systems, stages)
-    found = results(evaluator, list(space.settings.evaluate.searchers), stages)
+    with Crew(space, JOBS, number) as crew:
+        made = train(space, crew)
+        evaluator = Evaluator(space, made.final)
+        measure(evaluator, made, crew)
+    found = results(evaluator, list(space.settings.evaluate.searchers), made.stages)
     write_json(space.path("results.json"), found)
     return found
 
@@ -67,16 +73,27 @@ def _forget(directory: RunDirectory, name: str) -> None:
     directory.forget(name)
 
 
-Keys = dict[str, str]
-"""System -> key of what it depends on."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """The training stages of a run.
 
-
-def train(space: Workspace) -> tuple[str, Keys, list[tuple[str, StageRecord]]]:
-    """All stages up to the last model.
-
-    Returns:
-        The stage that is ``crs``, what each system depends on, and the training stages in order.
+    Attributes:
+        data: the records.
+        stages: those of CRS in order.
+        final: the stage that is ``crs``.
+        measured: measurements of stages that a crew does ahead.
+        control: trains ``crs-direct``, or takes it from the crew; none = it is not asked for.
     """
+
+    data: StageRecord
+    stages: list[tuple[str, StageRecord]]
+    final: str
+    measured: list[Task]
+    control: Callable[[], StageRecord] | None
+
+
+def train(space: Workspace, crew: Crew) -> Trained:
+    """All stages up to the last model of CRS; the control may be under way."""
     settings = space.settings
     data = space.prepare_data()
     sids = space.prepare_sids(data)
@@ -84,20 +101,39 @@ def train(space: Workspace) -> tuple[str, Keys, list[tuple[str, StageRecord]]]:
     traces = learner.distill()
     base = space.prepare_base(sids, traces)
     aligned = learner.align(base)
+    wanted = "crs-direct" in settings.evaluate.searchers
+    last = settings.loop.iterations - 1
+    measured, validated, begun = [crew.ahead("measure", stage="align")], [], []
+    early = 0.0
+
+    def ahead(stage: str) -> None:
+        if settings.loop.select == "valid":
+            validated.append(crew.ahead("validate", stage=stage))
+        measured.append(crew.ahead("measure", stage=stage))
+
     record = learner.first_reasoning(aligned, traces)
     for i in range(settings.loop.iterations):
-        start = f"sft{i}"
+        if i == last and wanted:
+            early = learner.tokens()
+            begun = [crew.ahead("direct_begun", tokens=early)]
+        ahead(start := f"sft{i}")
         if settings.loop.rl:
             record = learner.rl(i, record)
-            start = f"rl{i}"
+            ahead(start := f"rl{i}")
         record = learner.consolidate(i, start, record)
-    keys = dict.fromkeys(SEARCHERS, data.key)
-    if "crs-direct" in settings.evaluate.searchers:
-        keys["crs-direct"] = learner.direct(aligned).key
-    thinking = [(name, r) for name, r in learner.stages if name != "align"]
-    final = choose(learner, thinking)
-    keys["crs"] = keys["crs-no-thought"] = keys["crs-fused"] = dict(thinking)[final].key
-    return final, keys, learner.stages
+    control = None
+    if wanted:
+        crew.wait(begun)
+        late = learner.tokens() - early
+        under_way = crew.ahead("direct", early=early, late=late)
+
+        def control() -> StageRecord:
+            crew.wait([under_way])
+            return learner.direct(aligned, early, late)
+
+    crew.wait(validated)
+    final = choose(learner, [(name, r) for name, r in learner.stages if name != "align"])
+    return Trained(data=data, stages=learner.stages, final=final, measured=measured, control=control)
 
 
 def choose(learner: Learner, thinking: list[tuple[str, StageRecord]]) -> str:
@@ -108,19 +144,17 @@ def choose(learner: Learner, thinking: list[tuple[str, StageRecord]]) -> str:
     return thinking[scores.index(max(scores))][0]
 
 
-def measure(evaluator: Evaluator, systems: Keys, stages: list[tuple[str, StageRecord]]) -> None:
+def measure(evaluator: Evaluator, made: Trained, crew: Crew) -> None:
     """Evaluate the systems of the settings, and every stage, on the test users."""
     evaluator.write_qrels()
-    measured = {
-        name: evaluator.measure(
-            f"stage.{name}",
-            record.key,
-            lambda n=name: evaluator.model_searcher(n, n, "direct" if n == "align" else "think"),
-        )
-        for name, record in stages
-    }
-    for name in evaluator.config.searchers:
+    crew.wait(made.measured)
+    measured = {name: evaluator.measure_stage(name, record) for name, record in made.stages}
+    final = dict(made.stages)[made.final]
+    for name in sorted(evaluator.config.searchers, key=lambda n: n == "crs-direct"):  # the control may take a while
         if name == "crs":
-            evaluator.measure_as(name, f"stage.{evaluator.final}", measured[evaluator.final])
+            evaluator.measure_as(name, f"stage.{made.final}", measured[made.final])
+        elif name == "crs-direct":
+            assert made.control is not None
+            evaluator.measure_system(name, made.control().key)
         else:
-            evaluator.measure(name, [systems[name], name], lambda n=name: evaluator.searcher(n))
+            evaluator.measure_system(name, (final if name in MODES else made.data).key)

@@ -1,5 +1,6 @@
 """Stages that run once: a stage whose inputs are unchanged and whose outputs are whole is not run again."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ class Stages:
                 )
             self.run.forget(name)  # its outputs are about to change
             self.progress(name, 0, 1, {})
+            begun, begun_cpu = time.monotonic(), time.process_time()
             outputs, numbers = work(key)
-            self.run.complete(name, key, list(outputs), numbers)
+            cost = {"seconds": time.monotonic() - begun, "cpu_seconds": time.process_time() - begun_cpu}
+            self.run.complete(name, key, list(outputs), numbers, cost)
             done = self.run.stage(name, key)
             assert done is not None
         self.progress(name, 1, 1, {})

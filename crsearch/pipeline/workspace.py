@@ -232,10 +232,22 @@ def language(settings: Settings) -> Any:
     return settings.simulate.language if settings.data is None else settings.distill.language
 
 
-def threads(settings: Settings, before: int | None = None) -> int:
-    """Threads of torch: those of the settings, else those the run began with, else all that there are."""
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes(settings: Settings) -> int:
+    """Processes of a run: those of the settings, else two where there are cores for them and no accelerator."""
+    if settings.processes:
+        return settings.processes
+    return 2 if device(settings).type == "cpu" and cores() >= 2 * max(1, settings.threads) else 1
+
+
+def threads(settings: Settings, processes: int = 1, before: int | None = None) -> int:
+    """Threads of torch in a process: of the settings, else those the run began with, else a fair share of the cores."""
     named = os.environ.get("OMP_NUM_THREADS", "")
-    return settings.threads or before or (int(named) if named.isdecimal() else 0) or os.cpu_count() or 1
+    return settings.threads or before or (int(named) if named.isdecimal() else 0) or max(1, cores() // processes)
 
 
 def device(settings: Settings) -> Any:

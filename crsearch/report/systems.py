@@ -92,9 +92,9 @@ def trained_tokens(found: Found, system: str) -> float | None:
     final = found.results.get("final_stage")
     if system in ("crs", "crs-no-thought", "crs-fused") and final in names:
         return sum(float(s["tokens"]) for s in stages[: names.index(final) + 1])
-    direct = found.stage_numbers("direct").get("tokens_sum")
-    if system == "crs-direct" and direct is not None:
-        return float(direct) + sum(float(s["tokens"]) for s in stages if s["name"] == "align")
+    direct = [found.stage_numbers(stage).get("tokens_sum", 0.0) for stage in ("direct0", "direct")]
+    if system == "crs-direct" and any(direct):
+        return sum(map(float, direct)) + sum(float(s["tokens"]) for s in stages if s["name"] == "align")
     return None
 
 

@@ -112,10 +112,15 @@ _LOSSES = {
 }
 
 
+CONTROL_STAGES = {"direct0": "crs-direct, constant rate", "direct": "crs-direct"}
+"""Stages of the control -> how they are called."""
+
+
 def losses(found: Found) -> Section:
     """Loss per kind of example in every stage."""
     names = [s["name"] for s in found.stages]
-    names += ["direct"] if any(row["stage"] == "direct" for row in found.numbers) else []
+    logged = {row["stage"] for row in found.numbers}
+    names += [name for name in CONTROL_STAGES if name in logged]
     looks = dict(zip(_LOSSES, LOOKS, strict=False))
     panels, rows = [], []
     used: set[str] = set()
@@ -126,7 +131,7 @@ def losses(found: Found) -> Section:
             continue
         used.update(series)
         lines = [Line(looks[kind], x, y) for kind, (x, y) in series.items()]
-        title = "crs-direct" if stage == "direct" else stage
+        title = CONTROL_STAGES.get(stage, stage)
         panels.append((title, figures.curves(f"loss-{stage}", f"losses in stage {title}", lines)))
         rows += [
             (Cell(title), Cell(kind.removeprefix("loss_")), count(x[-1]), Cell(plain(y[0])), Cell(plain(y[-1])))

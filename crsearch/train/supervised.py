@@ -172,13 +172,14 @@ def _reason(
 
 
 def continue_directly(
-    bench: Workbench, stage: str, key: str, examples: Sequence[Example], tokens: float
+    bench: Workbench, stage: str, key: str, examples: Sequence[Example], tokens: float, optim: OptimConfig
 ) -> dict[str, float]:
-    """The control ``crs-direct``: alignment goes on without thoughts for as many tokens as CRS was trained on.
+    """The control ``crs-direct``: alignment goes on without thoughts.
 
     Args:
         examples: all training examples, those of the loop too.
-        tokens: trained tokens that CRS saw after alignment.
+        tokens: how many to train on, to the nearest step.
+        optim: rates and schedule.
     """
     config = bench.settings.align
     per_user = sum(len(bench.builder.trunk(e.context).ids) for e in examples) / len(examples)
@@ -196,4 +197,4 @@ def continue_directly(
         ]
 
     weights = {"item_words": config.item_words, "direct": 1.0, "item_to_sid": bench.settings.mixture.items}
-    return bench.supervised(stage, key, bench.settings.distill.optim, steps, trees, weights)
+    return bench.supervised(stage, key, optim, steps, trees, weights)

@@ -25,7 +25,7 @@ EVERY_EVALUATION = {
     f"eval.{name}"
     for name in (*tiny_settings().evaluate.searchers, "stage.align", "stage.sft0", "stage.rl0", "stage.sft1")
 }
-AFTER_SFT0 = {"sft0", "rl0.select", "eval.stage.sft0", *AFTER_RL, *CONTROL}
+AFTER_SFT0 = {"sft0", "rl0.select", "eval.stage.sft0", "direct0", *AFTER_RL, *CONTROL}
 
 
 @pytest.fixture

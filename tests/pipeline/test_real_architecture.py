@@ -67,7 +67,7 @@ def test_every_stage_runs_on_a_qwen3_folder(qwen_folder, tmp_path, capfd):
     events = Look()
     found = run(load_settings(file), out, progress=events)
     steps = {name: done for name, done, total, _ in events.all if total == 2}
-    assert steps.keys() == {"align", "sft0", "rl0", "sft1", "direct"}
+    assert steps.keys() == {"align", "sft0", "rl0", "sft1", "direct0", "direct"}
     assert set(steps.values()) == {2}
     assert events.kept == {"step", "exp_avg", "exp_avg_sq"}, "AdamW, and no Muon, for a pretrained model"
     assert found["invalid_items"] == 0
