@@ -8,7 +8,7 @@ Source: cascade/tree attention; layout: this project.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -199,9 +199,20 @@ def _tree_attention(
 
 @contextmanager
 def tree_attention(model: nn.Module) -> Iterator[None]:
-    """Give a transformers model the attention of this module; its own comes back, also after an error.
+    """Give a transformers model the attention of this module; within, forward passes need a cache (`reading`)."""
+    with attention_of(model, NAME, _tree_attention):
+        yield
 
-    Within, forward passes need a cache (`reading`). One thread at a time has the switch.
+
+@contextmanager
+def attention_of(model: nn.Module, name: str, function: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
+    """Give a transformers model another attention function; its own comes back, also after an error.
+
+    One thread at a time has the switch.
+
+    Args:
+        name: of the function in transformers' table.
+        function: called by every attention layer in place of its own.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -210,10 +221,10 @@ def tree_attention(model: nn.Module) -> Iterator[None]:
     configs = [whole] if text is whole else [whole, text]
     with _SWITCH:
         before = [config._attn_implementation for config in configs]
-        ALL_ATTENTION_FUNCTIONS.register(NAME, _tree_attention)
+        ALL_ATTENTION_FUNCTIONS.register(name, function)
         try:
             for config in configs:
-                config._attn_implementation = NAME
+                config._attn_implementation = name
             yield
         finally:
             for config, implementation in zip(configs, before, strict=True):

@@ -1,14 +1,18 @@
 """Trees of tokens: one context, many continuations, one forward pass.
 
 A *tree* is a trunk (the context) with branches (answers, thoughts, rollouts) that continue it at some token.
-Several trees share a row; a block mask and restarted positions make the result equal to running every
-trunk + branch alone. For G rollouts of one context this costs prompt + G answers instead of G x (prompt + answer).
+Trees lie in rows, as wide as the longest tree of each, and all rows one behind the other: what works token by token
+sees one dense sequence, and attention stays within a row. A mask and restarted positions make the result equal to
+running every trunk + branch alone. For G rollouts of one context this costs prompt + G answers instead of
+G x (prompt + answer).
 
 Source: details: this project.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -16,11 +20,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from crsearch.train.attention import RowMasks, row_attention
+
 LOGITS_AT_ONCE = 2**25
 """Most logits held at a time; more are recomputed chunk by chunk in the backward pass."""
 
-ROW_STEP, TARGET_STEP = 64, 256
-"""Row lengths and numbers of targets are rounded up to these: matrix kernels are compiled, and kept, for each shape."""
+ROW_STEP, TOKEN_STEP, TARGET_STEP = 64, 256, 256
+"""Row widths, tokens of all rows and numbers of targets are rounded up to these: matrix kernels are compiled, and kept,
+for each shape."""
 
 
 def rounded_up(count: int, step: int) -> int:
@@ -64,23 +71,28 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Trees laid out in rows, and the places where there is a loss (axis M, in tree, branch, token order).
+    """Trees laid out in rows one behind the other, and the places where there is a loss.
+
+    Axes: N tokens of all rows, filled up with 0; M losses, in tree, branch, token order.
 
     Attributes:
-        ids_BT: tokens, rows filled up with 0.
-        position_BT: position of each token behind its trunk.
-        allowed_BTT: which token (last axis) each token (second axis) may look at.
-        source_M: flat index into B*T of the token that predicts.
+        ids_N: tokens; rows of equal width are neighbours.
+        position_N: position of each token behind its trunk.
+        allowed: ``B T T`` for each width in the order of the rows, which token (last axis) each token of a row
+            (second axis) may see; never one behind it, and at least one. What is left of N belongs to no row.
+        source_M: place in N of the token that predicts.
         target_M: vocabulary id to predict.
         weight_M: weight of the loss.
         kind_M: index into ``kinds``.
         branch_M: number of the branch over all trees in order, -1 for trunks.
+        kinds: names of losses.
         tokens: real tokens in the rows.
+        longest: tokens of the longest trunk + branch.
     """
 
-    ids_BT: Int[Tensor, "B T"]
-    position_BT: Int[Tensor, "B T"]
-    allowed_BTT: Bool[Tensor, "B T T"]
+    ids_N: Int[Tensor, " N"]
+    position_N: Int[Tensor, " N"]
+    allowed: tuple[Bool[Tensor, "_ _ _"], ...]
     source_M: Int[Tensor, " M"]
     target_M: Int[Tensor, " M"]
     weight_M: Float[Tensor, " M"]
@@ -88,23 +100,20 @@ class Packed:
     branch_M: Int[Tensor, " M"]
     kinds: tuple[str, ...]
     tokens: int
+    longest: int
 
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
-        moved = {
-            name: getattr(self, name).to(device)
-            for name in (
-                "ids_BT", "position_BT", "allowed_BTT", "source_M", "target_M", "weight_M", "kind_M", "branch_M",
-            )
-        }  # fmt: skip
-        return Packed(**moved, kinds=self.kinds, tokens=self.tokens)
+        names = ("ids_N", "position_N", "source_M", "target_M", "weight_M", "kind_M", "branch_M")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, allowed=tuple(a.to(device) for a in self.allowed), **moved)
 
 
-def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Put trees into as few rows of ``capacity`` tokens as first-fit decreasing finds.
+def fill_rows(lengths: Sequence[int], step: int) -> list[list[int]]:
+    """Put trees into rows, longest first; a tree that fits nowhere opens a row of its length rounded up to ``step``.
 
     Returns:
-        Tree numbers per row.
+        Tree numbers per row, widest row first.
 
     >>> fill_rows([5, 2, 3, 4], 5)
     [[0], [3], [2, 1]]
@@ -115,7 +124,7 @@ def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         row = next((r for r, free in enumerate(room) if free >= lengths[i]), None)
         if row is None:
             rows.append([])
-            room.append(capacity)
+            room.append(rounded_up(lengths[i], step))
             row = len(rows) - 1
         rows[row].append(i)
         room[row] -= lengths[i]
@@ -150,15 +159,16 @@ def pack(trees: Sequence[Tree]) -> Packed:
     """
     if not trees:
         raise ValueError("pack needs at least one tree")
-    width = rounded_up(max(len(t) for t in trees), ROW_STEP)
-    rows = fill_rows([len(t) for t in trees], width)
+    rows = fill_rows([len(t) for t in trees], ROW_STEP)
+    widths = [rounded_up(sum(len(trees[i]) for i in row), ROW_STEP) for row in rows]
+    starts = np.cumsum([0, *widths])
     filled = [_Rows() for _ in rows]
     places = {i: r for r, row in enumerate(rows) for i in row}
     first_branch = np.cumsum([0] + [len(t.branches) for t in trees])
     kinds: dict[str, int] = {}
     found: list[tuple[int, int, float, int, int]] = []  # source, target, weight, kind, branch
     for i, tree in enumerate(trees):
-        row, base = filled[places[i]], places[i] * width
+        row, base = filled[places[i]], int(starts[places[i]])
         n = len(tree.trunk)
         if n == 0 or any(not 1 <= b.at <= n or len(b.ids) != len(b.loss) for b in tree.branches):
             raise ValueError(f"tree {i}: trunk of {n} tokens, branches at {[b.at for b in tree.branches]}")
@@ -175,10 +185,14 @@ def pack(trees: Sequence[Tree]) -> Packed:
             before = [base + start + branch.at - 1, *range(base + at, base + at + len(branch.ids) - 1)]
             found += [(s, t, w, kind, number) for s, t, w in zip(before, branch.ids, branch.loss, strict=True) if w]
     table = np.array([f[:2] + f[3:] for f in found], dtype=np.int64).reshape(-1, 4)
+    total = rounded_up(int(starts[-1]), TOKEN_STEP)
     return Packed(
-        ids_BT=_matrix([r.ids for r in filled], width, 0),
-        position_BT=_matrix([r.position for r in filled], width, 0),
-        allowed_BTT=_allowed(filled, width),
+        ids_N=_flat([r.ids for r in filled], starts, total),
+        position_N=_flat([r.position for r in filled], starts, total),
+        allowed=tuple(
+            _allowed([r for _, r in same], width)
+            for width, same in groupby(zip(widths, filled, strict=True), itemgetter(0))
+        ),
         source_M=torch.from_numpy(table[:, 0].copy()),
         target_M=torch.from_numpy(table[:, 1].copy()),
         weight_M=torch.tensor([f[2] for f in found], dtype=torch.float32),
@@ -186,7 +200,15 @@ def pack(trees: Sequence[Tree]) -> Packed:
         branch_M=torch.from_numpy(table[:, 3].copy()),
         kinds=tuple(kinds),
         tokens=sum(len(t) for t in trees),
+        longest=max(1 + max(r.position) for r in filled),
     )
+
+
+def _flat(rows: Sequence[Sequence[int]], starts: np.ndarray, total: int) -> Int[Tensor, " N"]:
+    out = np.zeros(total, dtype=np.int64)
+    for start, row in zip(starts, rows, strict=False):  # the last start is the end of all rows
+        out[start : start + len(row)] = row
+    return torch.from_numpy(out)
 
 
 def _matrix(rows: Sequence[Sequence[int]], width: int, fill: int) -> Int[Tensor, "B T"]:
@@ -211,19 +233,14 @@ def _allowed(rows: Sequence[_Rows], width: int) -> Bool[Tensor, "B T T"]:
 def target_logprob(
     logits_MV: Float[Tensor, "M V"], target_M: Int[Tensor, " M"], smoothing: float = 0.0
 ) -> Float[Tensor, " M"]:
-    """Log-probability of each target, ``smoothing`` of which is that of an average token.
+    """Log-probability of each target; with smoothing, the mean over smoothed labels.
 
-        (1 - s) log p(y) + s mean_v log p(v),   v over the whole vocabulary
-
-    Its negative is the label-smoothed cross-entropy.
-
-    >>> target_logprob(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]), smoothing=0.1).round(decimals=4)
-    tensor([-0.3729])
+    (1 - s) log p_t + s / V sum_v log p_v
     """
-    chosen = logits_MV.gather(-1, target_M[:, None])[:, 0]
+    chosen_M = logits_MV.gather(-1, target_M[:, None])[:, 0]
     if smoothing:
-        chosen = (1 - smoothing) * chosen + smoothing * logits_MV.mean(-1)
-    return chosen - logits_MV.logsumexp(-1)
+        chosen_M = (1 - smoothing) * chosen_M + smoothing * logits_MV.mean(-1)
+    return chosen_M - logits_MV.logsumexp(-1)
 
 
 def target_logprobs(
@@ -242,17 +259,18 @@ def target_logprobs(
     (recomputed in the backward pass) where the vocabulary is large.
     """
     body = getattr(model, str(model.base_model_prefix))
-    hidden_BTD = body(
-        input_ids=packed.ids_BT,
-        attention_mask=packed.allowed_BTT[:, None],
-        position_ids=packed.position_BT,
-        use_cache=False,
-    ).last_hidden_state
+    with row_attention(model, RowMasks(packed.allowed, packed.longest)):
+        hidden_1ND = body(
+            input_ids=packed.ids_N[None],
+            attention_mask=packed.ids_N.new_ones(1, 1, 1, 1),  # stands for the masks of the rows: models make none
+            position_ids=packed.position_N[None],
+            use_cache=False,
+        ).last_hidden_state
     count = len(packed.target_M)
     filling = (0, rounded_up(count, TARGET_STEP) - count)
     source_M = nn.functional.pad(packed.source_M, filling)
     target_M = nn.functional.pad(packed.target_M, filling)
-    hidden_MD = hidden_BTD.flatten(0, 1)[source_M]
+    hidden_MD = hidden_1ND[0, source_M]
     head = model.get_output_embeddings()  # type: ignore[operator]
     if temperature_M is None:
         temperature_M = torch.ones_like(packed.weight_M)

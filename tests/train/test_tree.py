@@ -4,7 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from crsearch.train import tree as tree_module
 from crsearch.train.tree import Branch, Tree, fill_rows, pack, target_logprobs
@@ -15,15 +22,18 @@ SIZES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama"])
+FAMILIES = {
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, sliding_window=512)),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def model(request):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = (
-            Qwen3ForCausalLM(Qwen3Config(**SIZES))
-            if request.param == "qwen3"
-            else LlamaForCausalLM(LlamaConfig(**SIZES))
-        )
+        made = FAMILIES[request.param]()
         for parameter in made.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     return made.eval()
@@ -39,6 +49,7 @@ TREES = [
     Tree([10, 11], [Branch([12, 13, 14, 15], [1.0] * 4, 2, "think")]),
     Tree([20], [Branch([21, 22], [1.0, 1.0], 1, "item")]),
 ]
+LONG = Tree([i % 50 for i in range(150)], [Branch([7, 8, 9], [1.0] * 3, 90, "a"), Branch([7, 8], [1.0] * 2, 150, "b")])
 
 
 def alone(model, tree):
@@ -63,6 +74,16 @@ def test_packed_trees_equal_each_continuation_alone(model):
         got = target_logprobs(model, pack(TREES))
         want = torch.cat([alone(model, t) for t in TREES])
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_trees_in_rows_of_several_widths_equal_each_continuation_alone(model):
+    trees = [TREES[0], LONG, *[Tree([i, 2 * i], [Branch([5, i], [1.0, 1.0], 2, "c")]) for i in range(1, 25)]]
+    packed = pack(trees)
+    assert [a.shape[1] for a in packed.allowed] == [192, 64]
+    with torch.no_grad():
+        got = target_logprobs(model, packed)
+        want = torch.cat([alone(model, t) for t in trees])
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
 def test_gradient_of_packed_trees_equals_gradient_of_parts(model):
@@ -106,12 +127,23 @@ def test_temperature_divides_the_logits(model):
     torch.testing.assert_close(warm, want, atol=1e-5, rtol=0)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 16))
 @settings(deadline=None)
-def test_rows_hold_every_tree_once_and_none_is_too_long(lengths):
-    rows = fill_rows(lengths, max(lengths))
+def test_rows_hold_every_tree_once_and_are_as_wide_as_their_longest_asks(lengths, step):
+    rows = fill_rows(lengths, step)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    assert max(sum(lengths[i] for i in row) for row in rows) <= max(lengths)
+    for row in rows:
+        assert sum(lengths[i] for i in row) <= tree_module.rounded_up(max(lengths[i] for i in row), step)
+
+
+def test_few_shapes_whatever_the_trees():
+    generator = torch.Generator().manual_seed(0)
+    shapes = set()
+    for _ in range(50):
+        lengths = torch.randint(1, 200, (12,), generator=generator).tolist()
+        packed = pack([Tree([1] * n) for n in lengths])
+        shapes |= {len(packed.ids_N)} | {a.shape[1] for a in packed.allowed}
+    assert all(n % tree_module.ROW_STEP == 0 for n in shapes) and len(shapes) < 12
 
 
 def test_a_branch_outside_its_trunk_is_refused():
