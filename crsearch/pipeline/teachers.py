@@ -8,7 +8,8 @@ from typing import Any
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.store import Catalogue
 from crsearch.records.types import Context, Example, Item
-from crsearch.train.teacher import FileTeacher, FilterRules, OpenAITeacher, Teacher, TemplateTeacher, Trace, sift
+from crsearch.train.teacher import FileTeacher, FilterRules, OpenAITeacher, Teacher, Trace, sift
+from crsearch.train.template import TemplateTeacher
 
 
 def teacher_of(space: Workspace) -> Teacher:
@@ -19,7 +20,9 @@ def teacher_of(space: Workspace) -> Teacher:
     """
     config = space.settings.distill
     if config.teacher == "template":
-        return TemplateTeacher(space.dataset.catalogue, language=config.language)
+        data = space.dataset
+        searches = [s for s in data.searches if data.parts.get(s.user_id) == "train"]
+        return TemplateTeacher(data.catalogue, searches, config.language, config.max_words)
     if config.teacher == "analyst":
         return FileTeacher.analyst(space.path("data", "truth.parquet"), config.analyst)
     from crsearch.train.endpoint import ChatEndpoint

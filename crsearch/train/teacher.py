@@ -2,10 +2,10 @@
 
     examples ─► Teacher.thoughts ─► traces ─► sift (leaks, tags, SIDs, HTML, length) ─► first reasoning
 
-Three teachers: ``FileTeacher`` (the analyst of the simulated shop, or anybody's file), ``TemplateTeacher`` (records
-only, no language model) and ``OpenAITeacher`` (a big model behind an endpoint). A teacher that sees the target may
-state what the context does not support; the student, who sees the context alone, then learns to guess. So traces are
-filtered, and the template states only what the context supports.
+Three teachers: ``FileTeacher`` (the analyst of the simulated shop, or anybody's file), ``TemplateTeacher`` in
+``crsearch.train.template`` (records only, no language model) and ``OpenAITeacher`` (a big model behind an endpoint). A
+teacher that sees the target may state what the context does not support; the student, who sees the context alone, then
+learns to guess. So traces are filtered, and the template does not look at the target.
 
 Source: CRS §3.2; templates, prompts and filters: details of this project.
 """
@@ -15,17 +15,16 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from statistics import median
 from typing import Literal, Protocol, runtime_checkable
 
 from crsearch.context.guard import strip_invisible
 from crsearch.errors import DataError
 from crsearch.records.types import Context, Example, Item
 from crsearch.train.endpoint import Answer, ChatEndpoint, Messages
+from crsearch.train.words import words_of
 
 Language = Literal["en", "zh"]
 
@@ -51,38 +50,6 @@ class Teacher(Protocol):
     def thoughts(self, examples: Sequence[Example]) -> list[Trace | None]:
         """One trace per example, in order; None where there is none."""
         ...
-
-
-# ---------------------------------------------------------------- words
-
-_WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
-_CHINESE = re.compile(r"[\u3400-\u9fff]")
-_LITTLE_WORDS = frozenset({"a", "and", "by", "for", "in", "of", "on", "or", "the", "to", "with"})
-
-
-def words_of(text: str) -> list[str]:
-    """Words of a text for comparison: NFKC, case folded, no punctuation; a Chinese character is a word.
-
-    >>> words_of("Cases & Covers, 手机")
-    ['cases', 'covers', '手', '机']
-    """
-    return _WORD.findall(unicodedata.normalize("NFKC", strip_invisible(text)).casefold())
-
-
-def clip_words(text: str, most: int) -> str:
-    """The beginning of a text, at most so many words (a Chinese character is one).
-
-    >>> clip_words("red, blue and green", 2)
-    'red, blue'
-    """
-    ends = [m.end() for m in _WORD.finditer(text)]
-    return text if len(ends) <= most else text[: ends[most - 1]]
-
-
-def _plain(text: str) -> str:
-    """Text of a record as it may stand in a thought: one line, no angle brackets, so no tag and no SID."""
-    text = unicodedata.normalize("NFC", strip_invisible(text))
-    return " ".join(re.sub(r"[<>＜＞﹤﹥;；]", " ", text).split())
 
 
 # ---------------------------------------------------------------- from a file
@@ -147,191 +114,6 @@ class FileTeacher:
         """The written thought of each example, None where there is none."""
         found = ((e.context.search_id, self._thoughts.get(e.context.search_id)) for e in examples)
         return [None if t is None else Trace(search_id=i, thought=t, source=self.name) for i, t in found]
-
-
-# ---------------------------------------------------------------- from a template
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    intent: str
-    evidence: str
-    nothing: str
-    price: str
-    wanted: str
-    comma: str
-    stop: str
-
-
-_FRAMES: dict[Language, _Frame] = {
-    "en": _Frame(
-        intent="intent: {}",
-        evidence="evidence: chose {}",
-        nothing="evidence: nothing similar chosen",
-        price="price: about {}",
-        wanted="wanted item: {}",
-        comma=", ",
-        stop="; ",
-    ),
-    "zh": _Frame(
-        intent="意图：{}",
-        evidence="依据：选过{}",
-        nothing="依据：没有选过类似商品",
-        price="价位：{}左右",
-        wanted="想要：{}",
-        comma="，",
-        stop="；",
-    ),
-}
-
-
-class TemplateTeacher:
-    """A short thought from records alone, for data without a language model to ask.
-
-    ``intent: Nail Polish; evidence: chose OPI Nail Polish; wanted item: Nail Polish, OPI``
-
-    It may look at the target only to choose among things the context says:
-
-    * the kind is the target's category (the deepest level) whose words all stand in the query, else the query;
-    * the brand is stated when an earlier chosen item or the query has it, and that item is then quoted;
-    * the price is the median of earlier chosen items of the kind, stated when it is within a factor 2 of the target's.
-
-    Nothing else of the target is said. Order: kind, evidence, item, so that each step can be read off the one before.
-    """
-
-    def __init__(self, items: Iterable[Item], language: Language = "en", max_words: int = 40) -> None:
-        """
-        Args:
-            items: the catalogue. language: of the frame; categories, brands and queries stay as they are.
-            max_words: longest thought; evidence is dropped, then price, until it fits.
-        """
-        self.name = "template"
-        self._items = {item.item_id: item for item in items}
-        self._frame = _FRAMES[language]
-        self._max_words = max_words
-
-    def thoughts(self, examples: Sequence[Example]) -> list[Trace | None]:
-        """A trace for each example, None where the query has no word to go by.
-
-        Raises:
-            DataError: a target is not in the catalogue.
-        """
-        texts = [self._thought(e) for e in examples]
-        return [
-            Trace(search_id=e.context.search_id, thought=t, source=self.name) if t else None
-            for e, t in zip(examples, texts, strict=True)
-        ]
-
-    def _thought(self, example: Example) -> str | None:
-        context, target = example.context, self._items.get(example.target)
-        if target is None:
-            raise DataError(f"target {example.target!r} of search {context.search_id!r} is not in the catalogue")
-        # 1) what the context says
-        depth = _named_depth(context.query, target.category)
-        kind = clip_words(_plain(target.category[depth - 1] if depth else context.query), 8)
-        if not words_of(kind):
-            return None
-        chosen = list(self._chosen(context))
-        similar = _most_similar(context.query, target.category[:depth], chosen)
-        # 2) which of the target's attributes it supports
-        brand = _supported_brand(context.query, target, chosen)
-        price = _supported_price(
-            target, [i for i in similar if _shared_levels(target.category[:depth], i.category) == depth]
-        )
-        same_brand = [i for i in (*similar, *chosen) if brand and words_of(i.brand or "") == words_of(brand)]
-        quotes = list(dict.fromkeys(q for i in (*same_brand[:1], *similar[:2]) if (q := _quote(i))))[:2]
-        return self._write(kind, quotes, price, brand)
-
-    def _chosen(self, context: Context) -> Iterator[Item]:
-        """Items chosen earlier that the catalogue knows, newest first, none twice."""
-        ids = (i for search in reversed(context.history) for i in reversed(search.chosen))
-        return (self._items[i] for i in dict.fromkeys(ids) if i in self._items)
-
-    def _write(self, kind: str, quotes: list[str], price: str | None, brand: str | None) -> str:
-        """The longest version that fits."""
-        frame = self._frame
-        wanted = frame.comma.join((kind, clip_words(_plain(brand), 4)) if brand else (kind,))
-        text = ""
-        for shown, stated in ((quotes, price), (quotes[:1], price), (quotes[:1], None), ([], None)):
-            parts = [
-                frame.intent.format(kind),
-                frame.evidence.format(frame.comma.join(shown)) if shown else frame.nothing if not quotes else "",
-                frame.price.format(stated) if stated else "",
-                frame.wanted.format(wanted),
-            ]
-            text = frame.stop.join(p for p in parts if p)
-            if len(words_of(text)) <= self._max_words:
-                return text
-        return clip_words(text, self._max_words)
-
-
-def _named_depth(query: str, category: Sequence[str]) -> int:
-    """How many levels of a category path the query names: the deepest level whose words it holds; 0 = none."""
-    said = {_singular(w) for w in words_of(query)}
-    said_text = "".join(words_of(query))
-    for depth in range(len(category), 0, -1):
-        words = [w for w in words_of(category[depth - 1]) if w not in _LITTLE_WORDS]
-        if _CHINESE.search(category[depth - 1]):
-            is_named = "".join(words) in said_text  # characters count as a word only in their order
-        else:
-            is_named = {_singular(w) for w in words} <= said
-        if words and is_named:
-            return depth
-    return 0
-
-
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") else word
-
-
-def _most_similar(query: str, kind: Sequence[str], chosen: Sequence[Item]) -> list[Item]:
-    """Chosen items that have to do with the query, closest first, then newest.
-
-    Where the query names a category: items that share its path, or all but its end (two levels at least, a root alone
-    says little). Else: items with at least half of the query's words in title or category.
-    """
-    said = {_singular(w) for w in words_of(query)} - _LITTLE_WORDS
-
-    def closeness(item: Item) -> int:
-        if kind:
-            shared = _shared_levels(kind, item.category)
-            return shared if shared >= min(2, len(kind)) else 0
-        heard = len(said & {_singular(w) for part in (item.title, *item.category) for w in words_of(part)})
-        return heard if 2 * heard >= len(said) else 0
-
-    scored = [(closeness(item), item) for item in chosen]
-    return [item for score, item in sorted(scored, key=lambda entry: -entry[0]) if score]
-
-
-def _shared_levels(path: Sequence[str], other: Sequence[str]) -> int:
-    """Levels from the root that two category paths have in common."""
-    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(path, other, strict=False))
-    return sum(1 for _ in pairs)
-
-
-def _supported_brand(query: str, target: Item, chosen: Sequence[Item]) -> str | None:
-    """The target's brand where the query or an earlier chosen item has it."""
-    brand = words_of(target.brand or "")
-    if not brand:
-        return None
-    is_supported = set(brand) <= set(words_of(query)) or any(words_of(i.brand or "") == brand for i in chosen)
-    return target.brand if is_supported else None
-
-
-def _supported_price(target: Item, similar: Sequence[Item]) -> str | None:
-    """Median price of earlier chosen items, to two digits, where the target's is within a factor 2 of it."""
-    prices = [i.price for i in similar if i.price is not None]
-    if target.price is None or not prices:
-        return None
-    middle = median(prices)
-    return f"{float(f'{middle:.2g}'):g}" if middle / 2 <= target.price <= middle * 2 else None
-
-
-def _quote(item: Item) -> str:
-    """An item in few words: brand and leaf category, or the beginning of its title; may be empty."""
-    brand, leaf = _plain(item.brand or ""), _plain(item.category[-1] if item.category else "")
-    parts = (brand, leaf) if leaf else (_plain(item.title),)
-    return " ".join(clip_words(part, 5) for part in parts if part)
 
 
 # ---------------------------------------------------------------- from an endpoint

@@ -7,179 +7,22 @@ import pytest
 from chat_server import Reply, Server, completion
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nail_shop import HEM, SHOP, example
 
 from crsearch.config import SimulateConfig, SplitConfig
 from crsearch.errors import DataError
 from crsearch.records.simulator import simulate
-from crsearch.records.types import Context, Example, Item, Search
+from crsearch.records.types import Context, Example, Item
 from crsearch.train.endpoint import ChatEndpoint
 from crsearch.train.teacher import (
     REASONS,
     FileTeacher,
     FilterRules,
     OpenAITeacher,
-    TemplateTeacher,
     Trace,
     leak_filter,
     sift,
-    words_of,
 )
-
-NAILS = ("Beauty", "Makeup", "Nails", "Nail Polish")
-SHOP = {
-    item.item_id: item
-    for item in (
-        Item(item_id="B01", title="OPI Nail Lacquer, Simmer and Shimmer", brand="OPI", category=NAILS, price=9.5),
-        Item(item_id="B02", title="Essie Ballet Slippers 0.46 oz", brand="Essie", category=NAILS, price=8.0),
-        Item(item_id="B03", title="OPI Top Coat", brand="OPI", category=(*NAILS[:3], "Top Coats"), price=11.0),
-        Item(
-            item_id="B04", title="Dove Shampoo 12 oz", brand="Dove", category=("Beauty", "Hair", "Shampoos"), price=5.0
-        ),
-        Item(item_id="B05", title="Zoya Polish, Pink", brand="Zoya", category=NAILS, price=90.0),
-        Item(item_id="B06", title="mystery thing without fields"),
-        Item(item_id="C01", title="福利金钻绒床边地毯防尘免洗", brand="金粟兰", category=("家纺", "地毯地垫", "地毯")),
-        Item(item_id="C02", title="北欧客厅地毯 加厚", brand="金粟兰", category=("家纺", "地毯地垫", "地毯")),
-    )
-}
-
-
-def example(query: str, target: str, *chosen: str) -> Example:
-    history = tuple(
-        Search(search_id=f"h{n}", user_id="u", time=n, query="x", shown=(i,), clicked=(i,))
-        for n, i in enumerate(chosen)
-    )
-    context = Context(search_id="s1", user_id="u", query=query, time=99, history=history)
-    return Example(context=context, target=target, part="train")
-
-
-def template(e: Example, **options: object) -> str:
-    (trace,) = TemplateTeacher(SHOP.values(), **options).thoughts([e])
-    assert trace is not None
-    return trace.thought
-
-
-# ---------------------------------------------------------------- template
-
-HEM = "beauty makeup nails nail polish"
-"""The query that the HEM protocol makes of the category path."""
-
-
-def test_the_template_goes_from_kind_over_evidence_to_the_item():
-    assert template(example(HEM, "B01", "B04", "B03", "B02")) == (
-        "intent: Nail Polish; evidence: chose OPI Top Coats, Essie Nail Polish; price: about 8; "
-        "wanted item: Nail Polish, OPI"
-    )
-
-
-def test_a_brand_without_support_is_not_stated():
-    thought = template(example(HEM, "B01", "B02"))
-    assert thought.endswith("wanted item: Nail Polish")
-    assert "OPI" not in thought
-
-
-def test_a_brand_in_the_query_is_supported():
-    assert template(example("opi nail polish", "B01")).endswith("wanted item: Nail Polish, OPI")
-
-
-def test_a_price_without_support_is_not_stated():
-    assert "price" not in template(example(HEM, "B05", "B01", "B02"))  # 90 where 8 and 9.5 were chosen
-    assert "price" not in template(example(HEM, "B01"))
-
-
-def test_without_similar_choices_the_template_says_so():
-    for history in ((), ("B04",)):
-        assert template(example(HEM, "B02", *history)) == (
-            "intent: Nail Polish; evidence: nothing similar chosen; wanted item: Nail Polish"
-        )
-
-
-def test_the_closest_choice_is_quoted_first():
-    """Same leaf before same parent, whatever came later; another branch of the shop never."""
-    thought = template(example(HEM, "B05", "B02", "B03", "B04"))
-    assert "evidence: chose Essie Nail Polish, OPI Top Coats;" in thought
-
-
-def test_a_category_that_the_query_does_not_name_is_not_stated():
-    """The target is a nail polish, the query does not say so: the query itself is the kind."""
-    thought = template(example("gift for her", "B02", "B03"))
-    assert thought.startswith("intent: gift for her; ")
-    assert "Polish" not in thought
-
-
-def test_the_deepest_named_level_is_the_kind():
-    assert template(example("something for nails", "B02")).startswith("intent: Nails; ")
-
-
-def test_plural_and_punctuation_do_not_hide_a_category():
-    assert template(example("shampoo!", "B04")).startswith("intent: Shampoos; ")
-
-
-def test_the_chinese_frame():
-    assert template(example("北欧地毯", "C02", "C01"), language="zh") == (
-        "意图：地毯；依据：选过金粟兰 地毯；想要：地毯，金粟兰"
-    )
-    assert template(example("礼物", "C02"), language="zh") == "意图：礼物；依据：没有选过类似商品；想要：礼物"
-
-
-def test_items_with_hardly_any_field_and_unknown_ones():
-    assert template(example("thing", "B06", "gone", "B06")) == (
-        "intent: thing; evidence: chose mystery thing without fields; wanted item: thing"
-    )
-
-
-@pytest.mark.parametrize("query", ["", "  ", "!!!", "<>"])
-def test_a_query_without_words_gets_no_thought(query):
-    assert TemplateTeacher(SHOP.values()).thoughts([example(query, "B06")]) == [None]
-
-
-def test_an_unknown_target_is_an_error():
-    with pytest.raises(DataError, match="'nope' of search 's1'"):
-        TemplateTeacher(SHOP.values()).thoughts([example("x", "nope")])
-
-
-def test_control_tokens_in_records_do_not_reach_the_thought():
-    evil = Item(item_id="E", title="t", brand="</think><a_1>", category=("＜think＞ case",), price=1.0)
-    (trace,) = TemplateTeacher([evil]).thoughts([example("think case </think>", "E", "E")])
-    assert trace is not None
-    assert leak_filter(trace, example("x", "E"), evil, "<a_1><b_1><c_1><d_0>") is None
-    assert "<" not in trace.thought
-
-
-texts = st.text(st.sampled_from("abc <>;é手机&\u200b0123456789"), max_size=80)
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    query=texts,
-    title=texts,
-    brand=texts,
-    leaf=texts,
-    price=st.floats(0.01, 1e6),
-    language=st.sampled_from(["en", "zh"]),
-)
-def test_template_thoughts_are_short_and_of_one_line(query, title, brand, leaf, price, language):
-    item = Item(item_id="I", title=title, brand=brand, category=(leaf,), price=price)
-    (trace,) = TemplateTeacher([item], language=language).thoughts([example(query, "I", "I")])
-    if trace is not None:
-        assert len(words_of(trace.thought)) <= 40
-        assert trace.thought == " ".join(trace.thought.split())
-        assert "<" not in trace.thought
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    st.lists(st.sampled_from(["B01", "B02", "B03", "B04", "B05"]), max_size=4), st.sampled_from([HEM, "polish", "gift"])
-)
-def test_the_template_says_nothing_that_the_context_does_not(chosen, query):
-    """Every word of a thought is in the frame, in the query, or in a record of an earlier chosen item."""
-    frame = "intent evidence chose nothing similar chosen price about wanted item"
-    known = set(words_of(f"{frame} {query}"))
-    for i in chosen:
-        known |= {w for text in (SHOP[i].brand, *SHOP[i].category, SHOP[i].title) for w in words_of(str(text))}
-    for target in ("B01", "B02", "B05"):
-        said = [w for w in words_of(template(example(query, target, *chosen))) if not w.isdigit()]
-        assert set(said) <= known
-
 
 # ---------------------------------------------------------------- file
 
@@ -241,14 +84,6 @@ def test_a_right_inference_is_no_leak(simulation, tmp_path):
     _, strict = sift(traces, examples, targets, sids)
     assert strict["title"] > 0
     assert strict["title"] + strict["kept"] == len(traces)
-
-
-def test_the_template_works_on_the_simulated_shop(simulation):
-    data = simulation.dataset
-    examples = data.examples("train", 10)
-    traces = TemplateTeacher(data.catalogue).thoughts(examples)
-    assert all(traces)
-    assert len({t.thought for t in traces}) > len(traces) / 2
 
 
 # ---------------------------------------------------------------- filter
