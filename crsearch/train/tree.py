@@ -233,14 +233,19 @@ def _allowed(rows: Sequence[_Rows], width: int) -> Bool[Tensor, "B T T"]:
 def target_logprob(
     logits_MV: Float[Tensor, "M V"], target_M: Int[Tensor, " M"], smoothing: float = 0.0
 ) -> Float[Tensor, " M"]:
-    """Log-probability of each target; with smoothing, the mean over smoothed labels.
+    """Log-probability of each target, ``smoothing`` of which is that of an average token.
 
-    (1 - s) log p_t + s / V sum_v log p_v
+        (1 - s) log p(y) + s mean_v log p(v),   v over the whole vocabulary
+
+    Its negative is the label-smoothed cross-entropy.
+
+    >>> target_logprob(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]), smoothing=0.1).round(decimals=4)
+    tensor([-0.3729])
     """
-    chosen_M = logits_MV.gather(-1, target_M[:, None])[:, 0]
+    chosen = logits_MV.gather(-1, target_M[:, None])[:, 0]
     if smoothing:
-        chosen_M = (1 - smoothing) * chosen_M + smoothing * logits_MV.mean(-1)
-    return chosen_M - logits_MV.logsumexp(-1)
+        chosen = (1 - smoothing) * chosen + smoothing * logits_MV.mean(-1)
+    return chosen - logits_MV.logsumexp(-1)
 
 
 def target_logprobs(
