@@ -117,7 +117,10 @@ def show_rows(
     """
     rows = sorted(found["searchers"].items(), key=lambda row: -row[1]["NDCG@10"]["mean"])
     named = [((name,), metrics) for name, metrics in rows]
-    _print_metrics(f"{title}, {found['test_queries']:,} test queries", ("system",), named, extra, out or stdout())
+    out = out or stdout()
+    _print_metrics(f"{title}, {found['test_queries']:,} test queries", ("system",), named, extra, out)
+    for name, reason in found.get("not_run", {}).items():
+        out.print(shown(f"{name}: not run: {reason}"))
 
 
 def show_results(found: Mapping[str, Any], out: Console | None = None) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from crsearch.config import Settings, load_settings
 from crsearch.errors import DataError, RunError
-from crsearch.pipeline.measure import SEARCHERS, model_searcher
 from crsearch.pipeline.refuse import refuse_unknown_searchers
 from crsearch.pipeline.run import finish
+from crsearch.pipeline.systems import FINAL, SYSTEMS, model_searcher
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Context
 from crsearch.runs import Progress, RunDirectory, silent
@@ -43,11 +43,10 @@ def with_searchers(folder: Path, searchers: Sequence[str]) -> Settings:
         ConfigError: an unknown name.
     """
     settings, _ = finished(folder)
-    trained = [n for n in SEARCHERS if n != "crs-direct" or n in settings.evaluate.searchers]
-    names = trained if "all" in searchers else searchers
+    names = [n for n, s in SYSTEMS.items() if s.stage in ("", FINAL)] if "all" in searchers else searchers
     wanted = tuple(dict.fromkeys([*settings.evaluate.searchers, *names]))
     settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})
-    refuse_unknown_searchers(settings.evaluate.searchers, SEARCHERS)
+    refuse_unknown_searchers(settings.evaluate.searchers, SYSTEMS)
     return settings
 
 
@@ -113,7 +112,7 @@ def search_again(
         raise DataError("the query is empty: say what is searched for")
     space = Workspace(RunDirectory.reading(folder), settings, silent)
     context = context_of(space, query, user_id, place)
-    searcher = model_searcher(space, found["final_stage"], "crs", "think" if thinks else "direct")
+    searcher = model_searcher(space, "crs", found["final_stage"], "think" if thinks else "direct")
     begun = time.perf_counter()
     answer = searcher.search([context], k)[0]
     took = 1e3 * (time.perf_counter() - begun)

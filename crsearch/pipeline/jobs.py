@@ -27,7 +27,18 @@ def direct(space: Workspace, early: float, late: float) -> None:
     _learner(space).direct(_done(space, "align"), early, late)
 
 
-JOBS: Jobs = {"validate": validate, "measure": measure, "direct_begun": direct_begun, "direct": direct}
+def baseline(space: Workspace, name: str, tokens: float) -> None:
+    """A generative baseline."""
+    _learner(space).baseline(name, _done(space, "base"), tokens)
+
+
+JOBS: Jobs = {
+    "validate": validate,
+    "measure": measure,
+    "direct_begun": direct_begun,
+    "direct": direct,
+    "baseline": baseline,
+}
 
 
 def _learner(space: Workspace) -> Learner:

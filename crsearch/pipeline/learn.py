@@ -8,6 +8,7 @@ from typing import Any
 
 from crsearch.config import OptimConfig
 from crsearch.pipeline.stages import Work
+from crsearch.pipeline.systems import baseline_config, train_baseline
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Example
 from crsearch.runs import StageRecord, read_lines, write_atomic, write_json
@@ -175,9 +176,27 @@ class Learner:
         inputs = [before.key, tokens, self.settings.align.model_dump(), optim.model_dump()]
         return self.training(name, inputs, work)
 
-    def tokens(self) -> float:
-        """Tokens that the stages of CRS after alignment have been trained on so far."""
-        return sum(float(r.numbers.get("tokens_sum", 0.0)) for n, r in self.stages if n != "align")
+    def baseline(self, name: str, base: StageRecord, tokens: float) -> StageRecord:
+        """A generative baseline, from the untrained base.
+
+        Args:
+            name: of the system and of its stage.
+            base: where it starts.
+            tokens: how many it is trained on.
+        """
+
+        def work(key: str) -> Outputs:
+            users = [*self.aligned, *self.fresh]
+            bench = self.bench("base", users)
+            outputs, numbers = self.trained(name, train_baseline(bench, name, key, users, tokens))
+            beside = sorted(self.space.path("models").glob(f"{name}.*"))  # a layer of its own, see LatentR3
+            return [*outputs, *beside], numbers
+
+        return self.training(name, [base.key, tokens, baseline_config(self.settings, name)], work)
+
+    def tokens(self, *, aligned: bool = False) -> float:
+        """Tokens that the stages of CRS after alignment (or alignment too) have been trained on so far."""
+        return sum(float(r.numbers.get("tokens_sum", 0.0)) for n, r in self.stages if aligned or n != "align")
 
     # -- choice -------------------------------------------------------------------------------------------------------
     def validate(self, stage: str, record: StageRecord) -> StageRecord:

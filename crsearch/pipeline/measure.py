@@ -8,34 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crsearch.errors import ConfigError
 from crsearch.evaluate.evaluation import Evaluation, compare, evaluate
 from crsearch.evaluate.groups import query_groups
 from crsearch.evaluate.metrics import REPORTED
 from crsearch.evaluate.trec import write_qrels
+from crsearch.pipeline.systems import FINAL, SYSTEMS, model_searcher
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.statistics import statistics
 from crsearch.records.types import Searcher
 from crsearch.runs import StageRecord, write_atomic, write_json
 
 if TYPE_CHECKING:
-    from crsearch.searchers.crs import CrsSearcher, Mode
-
-SEARCHERS: dict[str, str] = {
-    "crs": "thinks, then ranks: the stage that validation kept",
-    "crs-direct": "control: trained without thoughts on as many tokens",
-    "crs-no-thought": "the model of crs, asked to answer at once",
-    "crs-fused": "extra: the lists of crs and crs-no-thought, by the mean of their probabilities",
-    "bm25": "lexical, query only",
-    "tfidf": "lexical, query only",
-    "popularity": "most chosen by training users",
-    "popularity-in-query": "most chosen by training users for this query",
-    "popularity-in-query-brand": "the same, brands the user chose before first",
-}
-"""Names on the command line -> what they are."""
-
-MODES: "dict[str, Mode]" = {"crs": "think", "crs-direct": "direct", "crs-no-thought": "direct", "crs-fused": "fused"}
-"""How the systems with a model answer."""
+    from crsearch.searchers.crs import Mode
 
 
 class Evaluator:
@@ -54,21 +38,28 @@ class Evaluator:
         self.item_ids = space.dataset.catalogue.ids
         self.folder = space.path("eval")
 
-    def searcher(self, name: str) -> Searcher:
-        """A system by name, ready to search.
+    def searcher(self, name: str, stage: str = "") -> Searcher:
+        """A system by name, ready to search, with the test contexts read.
 
-        Raises:
-            ConfigError: unknown name.
+        Args:
+            name: of the system.
+            stage: whose model; "" = the one that the system has.
         """
-        if name in MODES:
-            return self.model_searcher("direct" if name == "crs-direct" else self.final, name, MODES[name])
-        return lexical(self.space, name)
+        system = SYSTEMS[name]
+        own = self.final if system.stage == FINAL else system.stage
+        return self.ready(system.build(self.space, name, stage or own))
 
-    def model_searcher(self, stage: str, name: str, mode: "Mode") -> Searcher:
-        """The model of a stage as a searcher that has read the test contexts."""
-        searcher = model_searcher(self.space, stage, name, mode)
-        searcher.builder.read([e.context for e in self.examples])
+    def ready(self, searcher: Searcher) -> Searcher:
+        """Let a searcher with a model read the test contexts, all together."""
+        builder = getattr(searcher, "builder", None)
+        if builder is not None:
+            builder.read([e.context for e in self.examples])
         return searcher
+
+    def lacking(self) -> dict[str, str]:
+        """Systems of the settings that cannot run here, with what mends it."""
+        reasons = {name: SYSTEMS[name].lacks(self.space) for name in self.config.searchers}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Labels of the test queries."""
@@ -109,7 +100,9 @@ class Evaluator:
     def measure_stage(self, stage: str, record: StageRecord) -> StageRecord:
         """Evaluate the model of a training stage: ``align`` answers at once, the others think."""
         mode: Mode = "direct" if stage == "align" else "think"
-        return self.measure(f"stage.{stage}", record.key, lambda: self.model_searcher(stage, stage, mode))
+        return self.measure(
+            f"stage.{stage}", record.key, lambda: self.ready(model_searcher(self.space, stage, stage, mode))
+        )
 
     def measure_system(self, name: str, key: str) -> StageRecord:
         """Evaluate a system.
@@ -118,7 +111,8 @@ class Evaluator:
             name: of the system.
             key: of the stage that it depends on.
         """
-        return self.measure(name, [key, name], lambda: self.searcher(name))
+        depends = SYSTEMS[name].depends(self.space.settings)
+        return self.measure(name, [key, name, depends], lambda: self.searcher(name))
 
     def measure_as(self, name: str, source: str, record: StageRecord) -> StageRecord:
         """A system that is a measured one under another name (``crs`` is the stage that validation kept)."""
@@ -152,50 +146,19 @@ class Evaluator:
         return Evaluation.load(self.folder, name)
 
 
-def model_searcher(space: Workspace, stage: str, name: str, mode: "Mode") -> "CrsSearcher":
-    """The model of a finished stage as a searcher."""
-    from crsearch.searchers.crs import CrsSearcher
-    from crsearch.train.answer import catalogue_trie
-
-    builder = space.builder(stage)
-    builder.bundle.model.eval()
-    return CrsSearcher(builder, catalogue_trie(builder.bundle), space.settings.decode, mode=mode, name=name)
-
-
-def lexical(space: Workspace, name: str) -> Searcher:
-    """A system that needs no model.
-
-    Raises:
-        ConfigError: unknown name.
-    """
-    from crsearch.searchers.bm25 import Bm25Searcher
-    from crsearch.searchers.popularity import PopularityInQuerySearcher, PopularitySearcher, training_counts
-    from crsearch.searchers.tfidf import TfidfSearcher
-
-    catalogue = space.dataset.catalogue
-    if name == "bm25":
-        return Bm25Searcher(catalogue)
-    if name == "tfidf":
-        return TfidfSearcher(catalogue)
-    if name == "popularity":
-        return PopularitySearcher(catalogue, training_counts(space.dataset))
-    if name in ("popularity-in-query", "popularity-in-query-brand"):
-        brand_bonus = 3.0 if name.endswith("-brand") else 0.0
-        return PopularityInQuerySearcher(catalogue, training_counts(space.dataset), brand_bonus=brand_bonus)
-    raise ConfigError(f"searcher {name!r}: there are {', '.join(SEARCHERS)}")
-
-
 def results(evaluator: Evaluator, systems: Sequence[str], stages: Sequence[tuple[str, StageRecord]]) -> dict[str, Any]:
     """The content of ``results.json`` from the evaluations on disk."""
     space, config = evaluator.space, evaluator.config
     seed = space.settings.seed
-    done = {name: evaluator.load(name) for name in systems}
+    lacking = evaluator.lacking()
+    done = {name: evaluator.load(name) for name in systems if name not in lacking}
     out: dict[str, Any] = {
         "data": statistics(space.dataset),
         "test_queries": len(evaluator.examples),
         "seeds": [seed],
         "invalid_items": sum(e.invalid_items for e in done.values()),
         "searchers": {name: e.metrics(config.bootstrap, seed) for name, e in done.items()},
+        "not_run": lacking,
         "final_stage": evaluator.final,
         "stages": [
             {

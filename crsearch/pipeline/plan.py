@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crsearch.config import Settings
+from crsearch.pipeline.systems import BASELINES, SYSTEMS
 from crsearch.train.supervised import steps_for
 
 
@@ -107,10 +108,12 @@ def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
         late = sum(p.trained for p in out if p.name in thinking) - early
         out += [Planned(name="direct0", trained=early)] if early else []
         out.append(Planned(name="direct", trained=late))
+    whole = sum(p.trained for p in out if p.name in (*thinking, "align"))
+    out += [Planned(name=name, trained=whole) for name in BASELINES if name in settings.evaluate.searchers]
     if settings.loop.select == "valid":
         out += [Planned(name=f"valid.{name}", thoughts=valid, answers=valid) for name in thinking]
     for name in settings.evaluate.searchers:
-        thinks, has_model = name in ("crs", "crs-fused"), name.startswith("crs")
+        thinks, has_model = name in ("crs", "crs-fused"), bool(SYSTEMS[name].stage)
         out.append(Planned(name=f"eval.{name}", thoughts=test * thinks, answers=test * has_model))
     out.append(Planned(name="eval.stage.align", answers=test))
     out += [Planned(name=f"eval.stage.{name}", thoughts=test, answers=test) for name in thinking]

@@ -1,7 +1,8 @@
 """The whole path: records -> semantic IDs -> traces -> base -> align -> sft0 -> (rl, sft)* -> evaluation -> results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from crsearch.errors import RunError
 from crsearch.pipeline.crew import Crew, Task
 from crsearch.pipeline.jobs import JOBS
 from crsearch.pipeline.learn import Learner
-from crsearch.pipeline.measure import MODES, SEARCHERS, Evaluator, results
+from crsearch.pipeline.measure import Evaluator, results
 from crsearch.pipeline.refuse import refuse_unknown_searchers
+from crsearch.pipeline.systems import BASELINES, SYSTEMS
 from crsearch.pipeline.workspace import Workspace, processes, threads
 from crsearch.runs import Progress, RunDirectory, StageRecord, silent, write_json
 
@@ -38,7 +40,7 @@ def run(
         ConfigError: an unknown searcher.
         DataError, SidError, ModelError, StorageError, TeacherError: see the stage.
     """
-    refuse_unknown_searchers(settings.evaluate.searchers, SEARCHERS)
+    refuse_unknown_searchers(settings.evaluate.searchers, SYSTEMS)
     with RunDirectory(out) as directory:
         if directory.manifest["stages"] and not resume:
             raise RunError(f"{out}: holds a run already. Go on with --resume, or choose another --out")
@@ -82,14 +84,14 @@ class Trained:
         stages: those of CRS in order.
         final: the stage that is ``crs``.
         measured: measurements of stages that a crew does ahead.
-        control: trains ``crs-direct``, or takes it from the crew; none = it is not asked for.
+        others: system with a training stage of its own -> trains it, or takes it from the crew.
     """
 
     data: StageRecord
     stages: list[tuple[str, StageRecord]]
     final: str
     measured: list[Task]
-    control: Callable[[], StageRecord] | None
+    others: Mapping[str, Callable[[], StageRecord]]
 
 
 def train(space: Workspace, crew: Crew) -> Trained:
@@ -121,19 +123,28 @@ def train(space: Workspace, crew: Crew) -> Trained:
             record = learner.rl(i, record)
             ahead(start := f"rl{i}")
         record = learner.consolidate(i, start, record)
-    control = None
+    others: dict[str, Callable[[], StageRecord]] = {}
+
+    def later(system: str, do: Callable[[], StageRecord], job: str, **arguments: Any) -> None:
+        task = crew.ahead(job, **arguments)
+
+        def finished() -> StageRecord:
+            crew.wait([task])
+            return do()
+
+        others[system] = finished
+
     if wanted:
         crew.wait(begun)
         late = learner.tokens() - early
-        under_way = crew.ahead("direct", early=early, late=late)
-
-        def control() -> StageRecord:
-            crew.wait([under_way])
-            return learner.direct(aligned, early, late)
-
+        later("crs-direct", partial(learner.direct, aligned, early, late), "direct", early=early, late=late)
+    tokens = learner.tokens(aligned=True)
+    for name in BASELINES:
+        if name in settings.evaluate.searchers:
+            later(name, partial(learner.baseline, name, base, tokens), "baseline", name=name, tokens=tokens)
     crew.wait(validated)
     final = choose(learner, [(name, r) for name, r in learner.stages if name != "align"])
-    return Trained(data=data, stages=learner.stages, final=final, measured=measured, control=control)
+    return Trained(data=data, stages=learner.stages, final=final, measured=measured, others=others)
 
 
 def choose(learner: Learner, thinking: list[tuple[str, StageRecord]]) -> str:
@@ -150,11 +161,10 @@ def measure(evaluator: Evaluator, made: Trained, crew: Crew) -> None:
     crew.wait(made.measured)
     measured = {name: evaluator.measure_stage(name, record) for name, record in made.stages}
     final = dict(made.stages)[made.final]
-    for name in sorted(evaluator.config.searchers, key=lambda n: n == "crs-direct"):  # the control may take a while
+    lacking = evaluator.lacking()
+    for name in sorted(evaluator.config.searchers, key=lambda n: (n in made.others, n != "crs")):
         if name == "crs":
             evaluator.measure_as(name, f"stage.{made.final}", measured[made.final])
-        elif name == "crs-direct":
-            assert made.control is not None
-            evaluator.measure_system(name, made.control().key)
-        else:
-            evaluator.measure_system(name, (final if name in MODES else made.data).key)
+        elif name not in lacking:
+            record = made.others[name]() if name in made.others else final if SYSTEMS[name].stage else made.data
+            evaluator.measure_system(name, record.key)

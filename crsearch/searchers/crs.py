@@ -1,12 +1,12 @@
 """CRS as a searcher: think, then rank; or, from the same model, answer at once; or both, fused."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from crsearch.config import DecodeConfig
 from crsearch.decode.trie import Trie
 from crsearch.records.types import Context, RankedList
-from crsearch.train.answer import Answer, answer_both_ways, answer_directly, answer_thinking
+from crsearch.train.answer import Answer, answer_after, answer_both_ways, answer_directly, answer_thinking
 from crsearch.train.examples import TreeBuilder
 
 Mode = Literal["think", "direct", "fused"]
@@ -35,13 +35,41 @@ class CrsSearcher:
     def search(self, contexts: Sequence[Context], k: int) -> list[RankedList]:
         """Rank the k most probable items for each context, best first; a beam of at least k."""
         answers = ANSWERS[self.mode](self.builder, contexts, self.trie, self.config, max(k, self.config.width))
-        return [self._ranked(c, a, k) for c, a in zip(contexts, answers, strict=True)]
+        thinks = self.mode != "direct"
+        return [_ranked(self.builder, c, a, k, thinks=thinks) for c, a in zip(contexts, answers, strict=True)]
 
-    def _ranked(self, context: Context, answer: Answer, k: int) -> RankedList:
-        rows = answer.rows[:k]
-        return RankedList(
-            search_id=context.search_id,
-            item_ids=tuple(self.builder.catalogue[row].item_id for row in rows),
-            scores=answer.scores[: len(rows)],
-            thought=self.builder.bundle.tokenizer.decode(list(answer.thought)) if self.mode != "direct" else None,
-        )
+
+class GivenThoughtSearcher:
+    """CRS with thoughts from elsewhere in place of its own: what is a thought worth, and is it read at all?
+
+    Args:
+        builder: model, tokenizer and prompts.
+        trie: items that may be answered.
+        config: beam width.
+        thoughts: search_id -> text of the thought, for every search that will be asked.
+        name: in tables.
+
+    Source: details: this project.
+    """
+
+    def __init__(
+        self, builder: TreeBuilder, trie: Trie, config: DecodeConfig, thoughts: Mapping[str, str], *, name: str
+    ) -> None:
+        self.name = name
+        self.builder, self.trie, self.config, self.thoughts = builder, trie, config, thoughts
+
+    def search(self, contexts: Sequence[Context], k: int) -> list[RankedList]:
+        """Rank the k most probable items for each context after its given thought, best first."""
+        given = [self.builder.prompts.thought(self.thoughts[c.search_id]) for c in contexts]
+        answers = answer_after(self.builder, contexts, given, self.trie, self.config, max(k, self.config.width))
+        return [_ranked(self.builder, c, a, k, thinks=True) for c, a in zip(contexts, answers, strict=True)]
+
+
+def _ranked(builder: TreeBuilder, context: Context, answer: Answer, k: int, *, thinks: bool) -> RankedList:
+    rows = answer.rows[:k]
+    return RankedList(
+        search_id=context.search_id,
+        item_ids=tuple(builder.catalogue[row].item_id for row in rows),
+        scores=answer.scores[: len(rows)],
+        thought=builder.bundle.tokenizer.decode(list(answer.thought)) if thinks else None,
+    )

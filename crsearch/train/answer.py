@@ -100,6 +100,30 @@ def answer_directly(
     return out
 
 
+def answer_after(
+    builder: TreeBuilder,
+    contexts: Sequence[Context],
+    thoughts: Sequence[Sequence[int]],
+    trie: Trie,
+    config: DecodeConfig,
+    width: int | None = None,
+) -> list[Answer]:
+    """A beam after thoughts that are given; one answer per context, in order.
+
+    Args:
+        thoughts: token ids between the tags, one per context; may be empty.
+    """
+    out: list[Answer] = []
+    model, close_id = builder.bundle.model, builder.bundle.close_id
+    for start, batch in batches(contexts, config.batch):
+        given = thoughts[start : start + len(batch)]
+        prompts = [[*builder.prompt(c, "think"), *t, close_id] for c, t in zip(batch, given, strict=True)]
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            rows_BK, scores_BK = beam_search(model, prompts, trie, width=width or config.width)
+        out += [_answer(*found) for found in zip(rows_BK, scores_BK, given, strict=True)]
+    return out
+
+
 def answer_both_ways(
     builder: TreeBuilder, contexts: Sequence[Context], trie: Trie, config: DecodeConfig, width: int | None = None
 ) -> list[Answer]:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from crsearch.cli.show import METRICS, show_answer, show_results
-from crsearch.pipeline.measure import SEARCHERS
+from crsearch.pipeline.systems import SYSTEMS
 
 
 def page(width: int) -> Console:
@@ -16,7 +16,7 @@ def page(width: int) -> Console:
 @pytest.fixture
 def results():
     row = {m: {"mean": 0.123456, "low": 0.1, "high": 0.2} for m in METRICS}
-    best_last = {name: {"mean": i / 10, "low": 0.0, "high": 1.0} for i, name in enumerate(SEARCHERS)}
+    best_last = {name: {"mean": i / 10, "low": 0.0, "high": 1.0} for i, name in enumerate(SYSTEMS)}
     return {
         "test_queries": 1234,
         "searchers": {name: {**row, "NDCG@10": value} for name, value in best_last.items()},
@@ -34,14 +34,20 @@ def test_tables_fit_their_terminal(results, width):
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
     assert lines[0] == "systems, 1,234 test queries: mean [95 % interval]"
-    assert sum("[0.100, 0.200]" in line for line in lines) == (len(SEARCHERS) + 1 if width >= 140 else 1)
+    assert sum("[0.100, 0.200]" in line for line in lines) == (len(SYSTEMS) + 1 if width >= 140 else 1)
 
 
 def test_the_best_system_comes_first_and_the_ceiling_last(results):
     out = page(140)
     show_results(results, out)
     names = [line.split("  ")[0] for line in out.file.getvalue().splitlines()]
-    assert names[2 : 3 + len(SEARCHERS)] == [*reversed(SEARCHERS), "Bayes optimum"]
+    assert names[2 : 3 + len(SYSTEMS)] == [*reversed(SYSTEMS), "Bayes optimum"]
+
+
+def test_a_system_that_could_not_run_is_named_with_the_reason(results):
+    out = page(140)
+    show_results({**results, "not_run": {"dense-bge": "weights not at hand (get them)"}}, out)
+    assert "dense-bge: not run: weights not at hand (get them)" in out.file.getvalue()
 
 
 def answer(title: str, thought: str) -> dict[str, object]:

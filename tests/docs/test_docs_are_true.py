@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from crsearch.cli.main import app
 from crsearch.config import PRESETS, Settings, load_settings
-from crsearch.pipeline.measure import SEARCHERS
+from crsearch.pipeline.systems import SYSTEMS
 from crsearch.train.objectives import VARIANTS
 
 SECTIONS = [n for n, f in Settings.model_fields.items() if isinstance(getattr(Settings(), n), BaseModel)]
@@ -71,7 +71,7 @@ def test_settings_that_are_named_exist(page):
 
 def test_the_pages_name_systems_presets_and_variants_of_the_code():
     paper, tutorial = read(DOCS / "paper.md"), read(DOCS / "tutorial.md")
-    assert all(f"`{name}`" in paper for name in SEARCHERS)
+    assert all(f"`{name}`" in paper for name in SYSTEMS)
     assert {"grpo", "r-grpo", "dr-grpo", "dapo", "gspo"} == set(VARIANTS)
     assert "paper" in PRESETS
     budgets = re.findall(r"--budget (\w+)", tutorial + read(ROOT / "README.md"))

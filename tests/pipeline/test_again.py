@@ -10,8 +10,8 @@ from tiny_run import Events, run_tiny, tiny_settings
 
 from crsearch.errors import ConfigError, RunError
 from crsearch.pipeline.again import evaluate_again, evaluate_file, search_again, with_searchers
-from crsearch.pipeline.measure import SEARCHERS
 from crsearch.pipeline.run import run
+from crsearch.pipeline.systems import FINAL, SYSTEMS
 from crsearch.pipeline.workspace import folder_digest
 from crsearch.runs import RunDirectory
 
@@ -154,7 +154,7 @@ def test_evaluating_never_trains(copy):
 def test_all_systems_are_those_that_need_no_training(tmp_path):
     run_tiny(tmp_path, "evaluate.searchers=['crs']", "loop.iterations=0")
     settings = with_searchers(tmp_path, ["all"])
-    assert settings.evaluate.searchers == tuple(n for n in SEARCHERS if n != "crs-direct")
+    assert settings.evaluate.searchers == tuple(n for n, s in SYSTEMS.items() if s.stage in ("", FINAL))
     assert evaluate_again(tmp_path, settings)["final_stage"] == "sft0"
 
 

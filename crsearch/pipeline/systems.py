@@ -1,0 +1,237 @@
+"""All systems that can stand in a table, by name: what they are, what they depend on, and how they are made."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from crsearch.config import DsiConfig, Settings
+from crsearch.encoders.words import Split, bigrams, words
+from crsearch.pipeline.workspace import Workspace, device, folder_digest
+from crsearch.records.types import Example, Searcher
+from crsearch.searchers.dense import DENSE, availability, dense_searcher, encoder_config
+
+if TYPE_CHECKING:
+    from crsearch.searchers.crs import CrsSearcher, Mode
+    from crsearch.train.examples import TreeBuilder
+    from crsearch.train.supervised import Workbench
+
+FINAL = "final"
+"""Stands for the training stage that became ``crs``."""
+
+Build = Callable[[Workspace, str, str], Searcher]
+"""Makes a searcher of a run, the name of the system and the training stage whose model it reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A row of the table.
+
+    Attributes:
+        what: in a few words.
+        build: makes the searcher.
+        stage: training stage whose model it reads: one of its own, ``FINAL``, or "" = it has none.
+        depends: what of the settings it depends on beside that stage.
+        lacks: why it cannot run in a run, with what mends it; none = it can.
+    """
+
+    what: str
+    build: Build
+    stage: str = ""
+    depends: Callable[[Settings], object] = field(default=lambda _: None)
+    lacks: Callable[[Workspace], str | None] = field(default=lambda _: None)
+
+
+# -- CRS --------------------------------------------------------------------------------------------------------------
+def model_searcher(space: Workspace, name: str, stage: str, mode: "Mode" = "think") -> "CrsSearcher":
+    """The model of a finished stage of CRS as a searcher."""
+    from crsearch.searchers.crs import CrsSearcher
+
+    builder, trie = _model(space, stage)
+    return CrsSearcher(builder, trie, space.settings.decode, mode=mode, name=name)
+
+
+def _model(space: Workspace, stage: str) -> tuple["TreeBuilder", Any]:
+    from crsearch.train.answer import catalogue_trie
+
+    builder = space.builder(stage)
+    builder.bundle.model.eval()
+    return builder, catalogue_trie(builder.bundle)
+
+
+def _given_thoughts(space: Workspace, name: str, stage: str) -> Searcher:
+    """CRS with its thought replaced, to see what it is worth."""
+    from crsearch.pipeline.thoughts import replaced_thoughts
+    from crsearch.searchers.crs import GivenThoughtSearcher
+
+    builder, trie = _model(space, stage)
+    thoughts = replaced_thoughts(space, name.removeprefix("crs-").removesuffix("-thought"))
+    return GivenThoughtSearcher(builder, trie, space.settings.decode, thoughts, name=name)
+
+
+def _no_oracle(space: Workspace) -> str | None:
+    return None if space.truth is not None else "only the simulated shop knows what an oracle would think"
+
+
+# -- generative baselines ---------------------------------------------------------------------------------------------
+DSI_VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "dsi-qg": {"pseudo_queries": 3},
+    "dsi-recursive": {"identifiers": "recursive"},
+}
+"""Variant -> settings over those of ``baselines.dsi``."""
+
+BASELINES = ("genre", "dsi", *DSI_VARIANTS, "ltrgr", "latent-r3")
+"""Systems with a training stage of their own, from the untrained base, on as many tokens as CRS."""
+
+
+def baseline_settings(settings: Settings, name: str) -> Settings:
+    """Settings under which a baseline is trained: those of the run, with what a variant changes."""
+    changes = DSI_VARIANTS.get(name)
+    if changes is None:
+        return settings
+    dsi = DsiConfig.model_validate({**settings.baselines.dsi.model_dump(), **changes})
+    return settings.model_copy(update={"baselines": settings.baselines.model_copy(update={"dsi": dsi})})
+
+
+def baseline_config(settings: Settings, name: str) -> object:
+    """The settings that a baseline's training depends on, as JSON-ready values."""
+    baselines = baseline_settings(settings, name).baselines
+    section = "dsi" if name in DSI_VARIANTS else name.replace("-", "_")
+    return [getattr(baselines, section).model_dump(), baselines.history_pairs]
+
+
+def _generative(space: Workspace, name: str, stage: str) -> Searcher:
+    from crsearch.decode.trie import Trie
+    from crsearch.searchers.generative import GenerativeSearcher
+    from crsearch.train.generative import identifiers
+
+    builder, _ = _model(space, stage)
+    kind = "dsi" if name in DSI_VARIANTS else name
+    trie = Trie.from_tokens(identifiers(builder, baseline_settings(space.settings, name), kind))
+    return GenerativeSearcher(builder, trie, space.settings.decode, name=name)
+
+
+def _latent(space: Workspace, name: str, stage: str) -> Searcher:
+    from crsearch.models.latent import attention_file, load_attention
+    from crsearch.searchers.latent import LatentSearcher
+
+    builder, trie = _model(space, stage)
+    attention = load_attention(attention_file(space.path("models", stage)), builder.bundle.model)
+    return LatentSearcher(builder, attention, trie, space.settings.decode, name)
+
+
+def train_baseline(
+    bench: "Workbench", name: str, key: str, examples: Sequence[Example], tokens: float
+) -> dict[str, float]:
+    """Train the model of a bench as a baseline; the training stage has the name of the system.
+
+    Args:
+        bench: with the untrained base.
+        name: one of ``BASELINES``.
+        key: of the stage.
+        examples: all training examples.
+        tokens: how many to train on.
+    """
+    from crsearch.train.dsi import train_dsi
+    from crsearch.train.genre import train_genre
+    from crsearch.train.latent import train_latent_r3
+    from crsearch.train.ltrgr import train_ltrgr
+
+    trainers = {"genre": train_genre, "ltrgr": train_ltrgr, "latent-r3": train_latent_r3}
+    bench = dataclasses.replace(bench, settings=baseline_settings(bench.settings, name))
+    return trainers.get(name, train_dsi)(bench, name, key, examples, tokens)
+
+
+# -- systems that are not trained -------------------------------------------------------------------------------------
+SPLITS: Mapping[str, Split] = {"words": words, "bigrams": bigrams}
+"""Values of ``lexical.split``."""
+
+
+def _bm25(space: Workspace, name: str, stage: str) -> Searcher:
+    from crsearch.searchers.bm25 import Bm25Searcher
+
+    config = space.settings.lexical
+    return Bm25Searcher(space.dataset.catalogue, config.k1, config.b, split=SPLITS[config.split])
+
+
+def _tfidf(space: Workspace, name: str, stage: str) -> Searcher:
+    from crsearch.searchers.tfidf import TfidfSearcher
+
+    return TfidfSearcher(space.dataset.catalogue, split=SPLITS[space.settings.lexical.split])
+
+
+def _dense(space: Workspace, name: str, stage: str) -> Searcher:
+    return dense_searcher(name, space.settings, space.dataset.catalogue, str(device(space.settings)))
+
+
+def _dense_depends(name: str, settings: Settings) -> object:
+    config = encoder_config(name, settings)
+    return [config.model_dump(), settings.dense.history, settings.seed, *folder_digest(config.path)]
+
+
+def _popularity(space: Workspace, name: str, stage: str) -> Searcher:
+    from crsearch.searchers.popularity import PopularitySearcher, training_counts
+
+    return PopularitySearcher(space.dataset.catalogue, training_counts(space.dataset))
+
+
+def _popularity_in_query(space: Workspace, name: str, stage: str, brand_bonus: float = 0.0) -> Searcher:
+    from crsearch.searchers.popularity import PopularityInQuerySearcher, training_counts
+
+    return PopularityInQuerySearcher(space.dataset.catalogue, training_counts(space.dataset), brand_bonus=brand_bonus)
+
+
+def _lexical_depends(settings: Settings) -> object:
+    return settings.lexical.model_dump()
+
+
+SYSTEMS: Mapping[str, System] = {
+    "crs": System(what="thinks, then ranks: the stage that validation kept", build=model_searcher, stage=FINAL),
+    "crs-direct": System(
+        what="control: trained without thoughts on as many tokens",
+        build=partial(model_searcher, mode="direct"),
+        stage="direct",
+    ),
+    "crs-no-thought": System(
+        what="the model of crs, asked to answer at once", build=partial(model_searcher, mode="direct"), stage=FINAL
+    ),
+    "crs-fused": System(
+        what="extra: the lists of crs and crs-no-thought, by the mean of their probabilities",
+        build=partial(model_searcher, mode="fused"),
+        stage=FINAL,
+    ),
+    "crs-empty-thought": System(what="crs with an empty thought", build=_given_thoughts, stage=FINAL),
+    "crs-shuffled-thought": System(what="crs with another user's thought", build=_given_thoughts, stage=FINAL),
+    "crs-oracle-thought": System(
+        what="crs with the thought of an analyst who knows the target",
+        build=_given_thoughts,
+        stage=FINAL,
+        lacks=_no_oracle,
+    ),
+    "genre": System(what="query -> identifier", build=_generative, stage="genre"),
+    "dsi": System(what="query -> identifier and item -> identifier", build=_generative, stage="dsi"),
+    "dsi-qg": System(what="extra: dsi with queries made of the items' words", build=_generative, stage="dsi-qg"),
+    "dsi-recursive": System(
+        what="extra: dsi with identifiers by recursive k-means", build=_generative, stage="dsi-recursive"
+    ),
+    "ltrgr": System(what="genre, then learning to rank", build=_generative, stage="ltrgr"),
+    "latent-r3": System(what="context -> latent thought -> identifier", build=_latent, stage="latent-r3"),
+    **{
+        name: System(
+            what=what,
+            build=_dense,
+            depends=partial(_dense_depends, name),
+            lacks=partial(lambda name, space: availability(name, space.settings), name),
+        )
+        for name, what in DENSE.items()
+    },
+    "bm25": System(what="lexical, query only", build=_bm25, depends=_lexical_depends),
+    "tfidf": System(what="lexical, query only", build=_tfidf, depends=_lexical_depends),
+    "popularity": System(what="most chosen by training users", build=_popularity),
+    "popularity-in-query": System(what="most chosen by training users for this query", build=_popularity_in_query),
+    "popularity-in-query-brand": System(
+        what="the same, brands the user chose before first", build=partial(_popularity_in_query, brand_bonus=3.0)
+    ),
+}
+"""Every system, in the order in which tables name them."""
