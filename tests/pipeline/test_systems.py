@@ -62,7 +62,8 @@ def test_thoughts_are_replaced(tiny_run, tmp_path):
     assert not any(shuffled[s] == own[s] for s in asked)
     assert set(replaced_thoughts(space, "empty").values()) == {""}
     truth = space.truth
-    assert replaced_thoughts(space, "oracle").items() >= dict(zip(truth["search_id"], truth["thought_leak"])).items()
+    known = dict(zip(truth["search_id"], truth["thought_leak"], strict=True))
+    assert replaced_thoughts(space, "oracle").items() >= known.items()
     space.path("traces", "thoughts", "crs.json").unlink()
     with pytest.raises(RunError, match="measure crs before"):
         replaced_thoughts(space, "shuffled")
