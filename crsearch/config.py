@@ -134,9 +134,28 @@ class EncoderConfig(Section):
     """Texts per forward pass."""
 
 
+class RqVaeConfig(Section):
+    """RQ-VAE: residual codes in the middle of an autoencoder (TIGER); read with ``sids.quantizer = "rqvae"``."""
+
+    hidden: tuple[int, ...] = (512, 256, 128)
+    """Widths of the encoder's inner layers; the decoder has them in reverse."""
+    latent: int = Field(default=32, ge=1)
+    """Width of the vectors that are coded."""
+    beta: float = Field(default=0.25, ge=0)
+    """Weight of the encoder's commitment to its codes."""
+    epochs: int = Field(default=100, ge=1)
+    """Passes over the items."""
+    batch: int = Field(default=1_024, ge=1)
+    """Items per step; the first batch starts the codebooks, so keep it well above ``sids.codes``."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of AdamW."""
+
+
 class SidConfig(Section):
     """How items become semantic IDs (CRS §3.1.1)."""
 
+    quantizer: Literal["residual-kmeans", "rqvae"] = "residual-kmeans"
+    """What makes codes of vectors (TIGER uses RQ-VAE, CRS k-means)."""
     layers: int = Field(default=3, ge=1, le=8)
     """Codebooks of the residual quantiser, the deduplication layer not counted."""
     codes: int = Field(default=96, ge=2)
@@ -147,6 +166,7 @@ class SidConfig(Section):
     """Deduplication codes kept free above the largest group, for items added later (at most ``max_duplicates``)."""
     iterations: int = Field(default=30, ge=1)
     """Rounds of k-means per layer."""
+    rqvae: RqVaeConfig = RqVaeConfig()
 
 
 class ModelConfig(Section):

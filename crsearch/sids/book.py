@@ -15,7 +15,8 @@ from crsearch.encoders import Encoder
 from crsearch.errors import SidError
 from crsearch.records.types import Item
 from crsearch.runs import write_atomic, write_json
-from crsearch.sids.kmeans import assign_codes, distinct_rows, residual_kmeans
+from crsearch.sids.kmeans import Quantised, assign_codes, distinct_rows, residual_kmeans
+from crsearch.sids.projection import UNPROJECTED, Projection
 from crsearch.sids.text import item_text
 
 _LETTERS = "abcdefghi"
@@ -44,6 +45,8 @@ class SidBook:
     """Rows that were there when the codebooks were made; rows after them were added later."""
     warnings: tuple[str, ...] = ()
     """What had to be done otherwise than the settings ask."""
+    projection: Projection = UNPROJECTED
+    """From embeddings to the space of the codebooks (RQ-VAE); without layers they are one."""
 
     def __post_init__(self) -> None:
         if len(self.codebooks) >= len(_LETTERS):
@@ -123,7 +126,7 @@ class SidBook:
         """
         self.refuse_width(embeddings_ND)
         codes_NL = np.empty((len(embeddings_ND), len(self.codebooks) + 1), dtype=np.int64)
-        codes_NL[:, :-1] = assign_codes(embeddings_ND, self.codebooks)
+        codes_NL[:, :-1] = assign_codes(self.projection(embeddings_ND), self.codebooks)
         given: dict[tuple[int, ...], int] = {}
         for row, layers in enumerate(map(tuple, codes_NL[:, :-1].tolist())):
             code = given.get(layers, self._next_free.get(layers, 0))
@@ -139,7 +142,7 @@ class SidBook:
 
     def refuse_width(self, embeddings_ND: Float[np.ndarray, "N D"]) -> None:
         """Raise a SidError if these vectors cannot be of the encoder that the book was built with."""
-        width = self.codebooks[0].shape[1]
+        width = self.projection.width or self.codebooks[0].shape[1]
         if embeddings_ND.shape[1] != width:
             raise SidError(
                 f"embeddings of {embeddings_ND.shape[1]} numbers for codebooks of {width}: "
@@ -156,14 +159,14 @@ class SidBook:
         return replace(self, item_ids=(*self.item_ids, *item_ids), codes_NL=codes_NL)
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of codebooks, vocabulary and the SIDs of the built rows: what a model has learned.
+        """sha256 (hex) of codebooks, projection, vocabulary and the SIDs of the built rows: what a model has learned.
 
         Items appended later do not change it, so that a model stays valid for a book that grew.
         """
         ids = json.dumps(self.item_ids[: self.built_rows], ensure_ascii=False)
         found = hashlib.sha256(f"{self.layer_sizes} {self.built_rows} {ids}".encode("utf-8", "surrogatepass"))
-        for codebook in self.codebooks:
-            found.update(np.ascontiguousarray(codebook, dtype="<f4").tobytes())
+        for array in (*self.codebooks, *self.projection.tensors().values()):
+            found.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         found.update(np.ascontiguousarray(self.codes_NL[: self.built_rows], dtype="<i8").tobytes())
         return found.hexdigest()
 
@@ -194,6 +197,7 @@ class SidBook:
             "fingerprint": self.fingerprint(),
         }
         tensors = {f"layer_{layer}": np.ascontiguousarray(book) for layer, book in enumerate(self.codebooks)}
+        tensors |= {name: np.ascontiguousarray(array) for name, array in self.projection.tensors().items()}
         write_atomic(folder / "codebooks.safetensors", save(tensors, metadata=about))
 
     @classmethod
@@ -209,7 +213,9 @@ class SidBook:
         try:
             with safe_open(folder / "codebooks.safetensors", framework="numpy") as file:
                 about = file.metadata() or {}
-                codebooks = tuple(file.get_tensor(f"layer_{layer}") for layer in range(len(file.keys())))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            layers = sum(name.startswith("layer_") for name in tensors)
+            codebooks = tuple(tensors[f"layer_{layer}"] for layer in range(layers))
             table = pl.read_parquet(folder / "items.parquet")
             book = cls(
                 item_ids=tuple(table["item_id"].to_list()),
@@ -218,6 +224,7 @@ class SidBook:
                 dedup_codes=int(about["dedup_codes"]),
                 built_rows=int(about["built_rows"]),
                 warnings=tuple(json.loads(about["warnings"])),
+                projection=Projection.from_tensors(tensors),
             )
         except FileNotFoundError as e:
             raise SidError(f"{folder}: no semantic IDs here ({e}); build them first") from e
@@ -250,8 +257,13 @@ def sids_from_embeddings(
     Raises:
         SidError: no item, a repeated id, NaN, more than ``max_duplicates`` items with equal layer codes.
     """
-    found = residual_kmeans(embeddings_ND, config.layers, config.codes, config.iterations, seed)
-    return _with_dedup(item_ids, found.codes_NL, found.codebooks, config, found.warnings)
+    if config.quantizer == "rqvae":
+        from crsearch.sids.rqvae import fit_rqvae
+
+        return _with_dedup(item_ids, fit_rqvae(embeddings_ND, config, seed), config)
+    return _with_dedup(
+        item_ids, residual_kmeans(embeddings_ND, config.layers, config.codes, config.iterations, seed), config
+    )
 
 
 def random_sids(catalogue: Sequence[Item], config: SidConfig, seed: int) -> SidBook:
@@ -269,28 +281,22 @@ def random_sids(catalogue: Sequence[Item], config: SidConfig, seed: int) -> SidB
     codes_NL = np.empty((len(item_ids), config.layers), dtype=np.int64)
     codes_NL[_by_id(item_ids)] = np.random.default_rng(seed).integers(codes, size=codes_NL.shape)
     codebooks = (np.empty((codes, 0), dtype=np.float32),) * config.layers
-    return _with_dedup(item_ids, codes_NL, codebooks, config, ())
+    return _with_dedup(item_ids, Quantised(codebooks, codes_NL, ()), config)
 
 
-def _with_dedup(
-    item_ids: Sequence[str],
-    layer_codes_NL: Int64[np.ndarray, "N L"],
-    codebooks: tuple[Float32[np.ndarray, "_ D"], ...],
-    config: SidConfig,
-    warnings: tuple[str, ...],
-) -> SidBook:
+def _with_dedup(item_ids: Sequence[str], found: Quantised, config: SidConfig) -> SidBook:
     """Number the items that share all layer codes 0, 1, 2, ... by item id, and make the book.
 
     Source: CRS §3.1.1 adds a code where items collide; the order is a detail of this project.
     """
     _refuse_repeats(item_ids)
-    _, group_N = distinct_rows(layer_codes_NL)
+    _, group_N = distinct_rows(found.codes_NL)
     sizes = np.bincount(group_N)
     largest = int(sizes.max())
     by_id = _by_id(item_ids)
     if largest > config.max_duplicates:
         members = by_id[group_N[by_id] == sizes.argmax()]
-        shared = "".join(_piece(*at) for at in enumerate(layer_codes_NL[members[0]].tolist()))
+        shared = "".join(_piece(*at) for at in enumerate(found.codes_NL[members[0]].tolist()))
         raise SidError(
             f"{largest} of {len(item_ids)} items share all {config.layers} codes {shared} (first: "
             f"{item_ids[members[0]]!r} and {item_ids[members[1]]!r}), sids.max_duplicates = {config.max_duplicates}. "
@@ -303,11 +309,12 @@ def _with_dedup(
     dedup_N[order] = np.arange(len(item_ids)) - np.repeat(starts, sizes)
     return SidBook(
         item_ids=tuple(item_ids),
-        codes_NL=np.column_stack([layer_codes_NL, dedup_N]),
-        codebooks=codebooks,
+        codes_NL=np.column_stack([found.codes_NL, dedup_N]),
+        codebooks=found.codebooks,
         dedup_codes=min(largest + config.spare_duplicates, config.max_duplicates),
         built_rows=len(item_ids),
-        warnings=warnings,
+        warnings=found.warnings,
+        projection=found.projection,
     )
 
 

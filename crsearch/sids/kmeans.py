@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Float64, Int64, Shaped
 
 from crsearch.encoders.blas import blas_threads, limit_blas
 from crsearch.errors import SidError
+from crsearch.sids.projection import UNPROJECTED, Projection
 
 _CELLS = 2**22
 """Most numbers of a block of the distance matrix: 16 MiB in float32, however many points there are."""
@@ -28,7 +29,7 @@ Map = Callable[..., Iterator[Any]]
 
 @dataclass(frozen=True)
 class Quantised:
-    """What residual k-means found."""
+    """What a quantiser found."""
 
     codebooks: tuple[Float32[np.ndarray, "_ D"], ...]
     """Centroids of each layer, in lexicographic order; a layer may have fewer than asked for."""
@@ -36,6 +37,8 @@ class Quantised:
     """Code of each vector in each layer."""
     warnings: tuple[str, ...]
     """One line per layer that could not have all its codes."""
+    projection: Projection = UNPROJECTED
+    """From vectors to what the codebooks are about."""
 
 
 def residual_kmeans(
@@ -67,14 +70,7 @@ def residual_kmeans(
     >>> [codebook.ravel().tolist() for codebook in found.codebooks]
     [[1.0, 11.0], [-1.5, 1.5], [-0.5, 0.5]]
     """
-    if len(embeddings_ND) == 0:
-        raise SidError("semantic IDs need at least one item: the catalogue is empty")
-    broken = np.flatnonzero(~np.isfinite(embeddings_ND).all(axis=1))
-    if len(broken):
-        raise SidError(
-            f"{len(broken)} of {len(embeddings_ND)} embeddings hold NaN or infinity (first: row {broken[0]}). "
-            "Check the encoder and the texts of these items"
-        )
+    refuse_broken(embeddings_ND)
     # Adding 0 turns -0.0 into 0.0, so that equal vectors have equal bytes.
     rows_ND = np.ascontiguousarray(embeddings_ND, dtype=np.float32) + np.float32(0)
     first, row_N = distinct_rows(rows_ND)
@@ -94,6 +90,18 @@ def residual_kmeans(
         codebooks.append(centroids_CD)
         codes_of_layer.append(code_M)
     return Quantised(tuple(codebooks), np.stack(codes_of_layer, axis=1)[row_N], tuple(warnings))
+
+
+def refuse_broken(embeddings_ND: Float[np.ndarray, "N D"]) -> None:
+    """Raise a SidError if there is no vector, or one holds NaN or infinity."""
+    if len(embeddings_ND) == 0:
+        raise SidError("semantic IDs need at least one item: the catalogue is empty")
+    broken = np.flatnonzero(~np.isfinite(embeddings_ND).all(axis=1))
+    if len(broken):
+        raise SidError(
+            f"{len(broken)} of {len(embeddings_ND)} embeddings hold NaN or infinity (first: row {broken[0]}). "
+            "Check the encoder and the texts of these items"
+        )
 
 
 def assign_codes(
@@ -141,6 +149,15 @@ def distinct_rows(rows_ND: Shaped[np.ndarray, "N D"]) -> tuple[Int64[np.ndarray,
     whole_rows = rows_ND.view(np.dtype((np.void, rows_ND.dtype.itemsize * rows_ND.shape[1]))).ravel()
     _, first, kind = np.unique(whole_rows, return_index=True, return_inverse=True)
     return first, kind
+
+
+def rows_by_value(rows_ND: Shaped[np.ndarray, "N D"]) -> Int64[np.ndarray, " N"]:
+    """Row numbers in an order of their values: permuting the rows does not change the sequence of values.
+
+    >>> rows_by_value(np.array([[2, 2], [1, 1], [2, 2]])).tolist()
+    [1, 0, 2]
+    """
+    return np.argsort(distinct_rows(rows_ND)[1], kind="stable")
 
 
 def _kmeans(

@@ -24,8 +24,8 @@ def quality(book: SidBook, embeddings_ND: Float[np.ndarray, "N D"] | None = None
         bucket sizes (0 = equal); ``entropy_ratio``: entropy of the buckets over ln(items), 1 for one item.
         ``layers``: per layer ``codes``, ``used``, ``coverage`` = used / codes, ``dead_codes``, ``entropy``,
         ``perplexity`` = exp(entropy), and, given embeddings, ``reconstruction_error`` = mean squared distance between
-        a vector and the sum of its centroids up to this layer, ``relative_error`` = the same over the mean squared
-        distance to the mean vector (0 where that is 0).
+        a vector (projected, where the book projects) and the sum of its centroids up to this layer,
+        ``relative_error`` = the same over the mean squared distance to the mean vector (0 where that is 0).
 
     Raises:
         SidError: the embeddings are of another width than the codebooks (those of ``random_sids`` have none).
@@ -49,7 +49,7 @@ def quality(book: SidBook, embeddings_ND: Float[np.ndarray, "N D"] | None = None
     }
     if embeddings_ND is not None:
         book.refuse_width(embeddings_ND)
-        left_ND = np.asarray(embeddings_ND, dtype=np.float64)
+        left_ND = book.projection(embeddings_ND).astype(np.float64)
         spread = float(((left_ND - left_ND.mean(axis=0)) ** 2).sum(axis=1).mean())
         for layer, codebook in enumerate(book.codebooks):
             left_ND = left_ND - codebook[book.codes_NL[:, layer]]
