@@ -113,7 +113,7 @@ def tune(
         examples: of validation users only.
         default: k1 and b to begin with.
         grid_k1: values of k1 to try.
-        grid_b: values of b to try; every pair is tried.
+        grid_b: values of b to try; every pair is tried, k1 = 0 with the first b only.
         split: text -> words, see ``Bm25Searcher``.
         metric: what is to be large, one of the reported ones.
         exclude_history: as in ``evaluate``.
@@ -135,7 +135,8 @@ def tune(
             f"tune: search {foreign.context.search_id!r} is of a {foreign.part} user: k1 and b are chosen on "
             'validation users only; pass dataset.examples("valid")'
         )
-    pairs = dict.fromkeys([default, *((k1, b) for k1 in grid_k1 for b in grid_b)])
+    grid = ((k1, b) for k1 in grid_k1 for b in (grid_b if k1 else grid_b[:1]))  # without saturation b does nothing
+    pairs = dict.fromkeys([default, *grid])
     searcher = Bm25Searcher(catalogue, *default, split=split)
     trials = []
     for k1, b in pairs:

@@ -356,6 +356,13 @@ def test_a_pointer_of_git_lfs_is_no_weights(bert, copy_of):
     assert missing_weights(str(file.parent)) == f"{file.parent}: no weights in it"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_vectors_of_the_cpu(folder):
+    there, here = HuggingFaceEncoder(folder, device="cuda"), HuggingFaceEncoder(folder)
+    np.testing.assert_allclose(there.encode([*TEXTS, ""]), here.encode([*TEXTS, ""]), atol=1e-4)
+
+
 def test_missing_folders_and_folders_without_a_model_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"no such folder; set encoder\.path"):
         HuggingFaceEncoder(tmp_path / "nowhere")
