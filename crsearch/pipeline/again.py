@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crsearch.config import Settings, load_settings
-from crsearch.errors import DataError, RunError
+from crsearch.errors import ConfigError, DataError, RunError
 from crsearch.pipeline.refuse import refuse_unknown_searchers
 from crsearch.pipeline.run import finish
 from crsearch.pipeline.systems import FINAL, SYSTEMS, model_searcher
@@ -40,13 +40,21 @@ def with_searchers(folder: Path, searchers: Sequence[str]) -> Settings:
 
     Raises:
         RunError: no finished run.
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a system that has still to be trained.
     """
     settings, _ = finished(folder)
     names = [n for n, s in SYSTEMS.items() if s.stage in ("", FINAL)] if "all" in searchers else searchers
     wanted = tuple(dict.fromkeys([*settings.evaluate.searchers, *names]))
     settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})
     refuse_unknown_searchers(settings.evaluate.searchers, SYSTEMS)
+    done = RunDirectory.reading(folder).manifest["stages"]
+    untrained = [n for n in names if (stage := SYSTEMS[n].stage) not in ("", FINAL) and stage not in done]
+    if untrained:
+        listed = json.dumps(wanted, separators=(",", ":"))
+        raise ConfigError(
+            f"{', '.join(untrained)}: not trained in {folder}. Train first: crsearch run {folder}/settings.toml "
+            f"--out {folder} --resume --set 'evaluate.searchers={listed}'"
+        )
     return settings
 
 
@@ -63,7 +71,8 @@ def evaluate_again(folder: Path, settings: Settings, progress: Progress = silent
     """
     with RunDirectory(folder) as directory:
         own = None if settings.data is None else folder / "data"  # the source may have changed or gone since
-        return finish(Workspace(directory, settings, progress, own, only="eval."))
+        alone = settings.model_copy(update={"processes": 1})  # nothing is trained, so nothing runs ahead
+        return finish(Workspace(directory, alone, progress, own, only="eval."))
 
 
 def evaluate_file(folder: Path, run_file: Path) -> dict[str, Any]:
