@@ -9,7 +9,7 @@ from crsearch.decode.beam import beam_search
 from crsearch.decode.trie import Trie
 from crsearch.models.latent import LatentAttention
 from crsearch.records.types import Context, RankedList
-from crsearch.searchers.ranking import ranked_list
+from crsearch.searchers.ranking import beam_lists
 from crsearch.train.answer import batches
 from crsearch.train.examples import TreeBuilder, device_of
 from crsearch.train.latent import LatentReasoner, latent_prompts
@@ -46,7 +46,5 @@ class LatentSearcher:
             with torch.autocast(device_of(model).type, enabled=False):
                 prompts = self.reasoner.embedded(latent_prompts(self.builder, batch))
                 rows_BK, scores_BK = beam_search(model, prompts, self.trie, width=max(k, self.config.width))
-            for context, rows, scores in zip(batch, rows_BK.tolist(), scores_BK.tolist(), strict=True):
-                found = [row for row in rows[:k] if row >= 0]
-                out.append(ranked_list(context, ids, found, scores[: len(found)]))
+            out += beam_lists(batch, ids, rows_BK.tolist(), scores_BK.tolist(), k)
         return out

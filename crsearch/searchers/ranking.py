@@ -33,3 +33,23 @@ def ranked_list(context: Context, item_ids: Sequence[str], rows: Iterable[int], 
         item_ids=tuple(item_ids[row] for row in rows),
         scores=tuple(float(s) for s in scores),
     )
+
+
+def beam_lists(
+    contexts: Sequence[Context],
+    item_ids: Sequence[str],
+    rows_BK: Sequence[Sequence[int]],
+    scores_BK: Sequence[Sequence[float]],
+    k: int,
+) -> list[RankedList]:
+    """The k best of each beam as ranked lists; row -1 stands for "no more".
+
+    >>> context = Context(search_id="s", user_id="u", query="q")
+    >>> beam_lists([context], ["a", "b"], [[1, 0, -1]], [[-0.5, -1.0, float("-inf")]], 5)[0].item_ids
+    ('b', 'a')
+    """
+    lists = []
+    for context, rows, scores in zip(contexts, rows_BK, scores_BK, strict=True):
+        found = [row for row in rows[:k] if row >= 0]
+        lists.append(ranked_list(context, item_ids, found, scores[: len(found)]))
+    return lists
