@@ -176,6 +176,7 @@ def evaluate(
     run_file: Annotated[
         Path | None, typer.Option("--run", metavar="FILE", help="TREC run file of any other system.")
     ] = None,
+    set_: Set = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate systems of a run, or anybody's run file, on the test users of the run."""
@@ -189,7 +190,7 @@ def evaluate(
         rows = evaluate_file(run_folder, run_file)
         echo_json(rows) if as_json else show_rows(rows, str(run_file))
         return
-    settings = with_searchers(run_folder, searcher or ["all"])
+    settings = with_searchers(run_folder, searcher or ["all"], set_ or ())
     with run_progress(settings) as progress:
         found = evaluate_again(run_folder, settings, progress)
     echo_json(found) if as_json else show_results(found)

@@ -31,18 +31,20 @@ def finished(folder: Path) -> tuple[Settings, dict[str, Any]]:
     return load_settings(folder / "settings.toml"), json.loads(file.read_text(encoding="utf-8"))
 
 
-def with_searchers(folder: Path, searchers: Sequence[str]) -> Settings:
+def with_searchers(folder: Path, searchers: Sequence[str], changes: Sequence[str] = ()) -> Settings:
     """Settings of a finished run with further systems.
 
     Args:
         folder: the run.
+        changes: other settings of these systems, as ``--set`` takes them, e.g. ``dense.bge=models/bge``.
         searchers: names, or ``all`` that need no further training; those of the run stay.
 
     Raises:
         RunError: no finished run.
         ConfigError: an unknown name, or a system that has still to be trained.
     """
-    settings, _ = finished(folder)
+    finished(folder)
+    settings = load_settings(folder / "settings.toml", changes)
     names = [n for n, s in SYSTEMS.items() if s.stage in ("", FINAL)] if "all" in searchers else searchers
     wanted = tuple(dict.fromkeys([*settings.evaluate.searchers, *names]))
     settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from crsearch.config import DsiConfig, Settings
-from crsearch.encoders.words import Split, bigrams, words
+from crsearch.encoders.words import SPLITS
 from crsearch.pipeline.workspace import Workspace, device, folder_digest
 from crsearch.records.types import Example, Searcher
 from crsearch.searchers.dense import DENSE, availability, dense_searcher, encoder_config
@@ -144,15 +144,27 @@ def train_baseline(
 
 
 # -- systems that are not trained -------------------------------------------------------------------------------------
-SPLITS: Mapping[str, Split] = {"words": words, "bigrams": bigrams}
-"""Values of ``lexical.split``."""
-
-
 def _bm25(space: Workspace, name: str, stage: str) -> Searcher:
     from crsearch.searchers.bm25 import Bm25Searcher
 
     config = space.settings.lexical
     return Bm25Searcher(space.dataset.catalogue, config.k1, config.b, split=SPLITS[config.split])
+
+
+def _tuned_bm25(space: Workspace, name: str, stage: str) -> Searcher:
+    """BM25 with the k1 and b that are best on the validation users."""
+    from crsearch.searchers.bm25 import Bm25Searcher, tune
+
+    config, catalogue = space.settings.lexical, space.dataset.catalogue
+    split = SPLITS[config.split]
+    best = tune(
+        catalogue,
+        space.examples("valid"),
+        default=(config.k1, config.b),
+        split=split,
+        exclude_history=space.settings.evaluate.exclude_history,
+    ).best
+    return Bm25Searcher(catalogue, best.k1, best.b, split=split)
 
 
 def _tfidf(space: Workspace, name: str, stage: str) -> Searcher:
@@ -227,6 +239,9 @@ SYSTEMS: Mapping[str, System] = {
         for name, what in DENSE.items()
     },
     "bm25": System(what="lexical, query only", build=_bm25, depends=_lexical_depends),
+    "bm25-tuned": System(
+        what="bm25 with k1 and b chosen on validation users", build=_tuned_bm25, depends=_lexical_depends
+    ),
     "tfidf": System(what="lexical, query only", build=_tfidf, depends=_lexical_depends),
     "popularity": System(what="most chosen by training users", build=_popularity),
     "popularity-in-query": System(what="most chosen by training users for this query", build=_popularity_in_query),
