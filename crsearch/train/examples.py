@@ -10,7 +10,7 @@ Every task of a user shares the trunk, because the context comes first and the i
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from crsearch.train.tree import Branch, Packed, Tree
 
 
 class TreeBuilder:
-    """Makes trees from examples; keeps the tokens of each context, so that stages do not tokenise twice."""
+    """Makes trees from examples; keeps the tokens of contexts and items, so that stages do not tokenise twice."""
 
     def __init__(self, bundle: Bundle, prompts: Prompts) -> None:
         self.bundle = bundle
@@ -35,11 +35,12 @@ class TreeBuilder:
         self.codes_NL = prompts.serialiser.sids.codes_NL
         """Codes of every item, the deduplication code last."""
         self._trunks: dict[str, Encoded] = {}
+        self._item_tree = lru_cache(maxsize=ITEM_TREES_KEPT)(partial(_item_tree, prompts))
 
     def with_model(self, bundle: Bundle) -> "TreeBuilder":
         """The same prompts and token caches around another checkpoint of the run."""
         other = TreeBuilder(bundle, self.prompts)
-        other._trunks = self._trunks
+        other._trunks, other._item_tree = self._trunks, self._item_tree
         return other
 
     def read(self, contexts: Sequence[Context]) -> None:
@@ -110,17 +111,24 @@ class TreeBuilder:
         item = self.catalogue[row]
         fields = [f for f in RECORD_FIELDS if getattr(item, f)]
         left_out = int(rng.integers(len(fields) + 1))  # the last number leaves nothing out
-        trees = [_item_tree(*self.prompts.item_to_sid(item, fields[left_out : left_out + 1]), "item_to_sid")]
+        trees = [self._item_tree("item_to_sid", row, *fields[left_out : left_out + 1])]
         if both:
-            trees.append(_item_tree(*self.prompts.sid_to_item(row), "sid_to_item"))
+            trees.append(self._item_tree("sid_to_item", row))
         return trees
 
 
 RECORD_FIELDS = ("category", "brand", "title", "price", "sales")
 """Fields of an item's record, one of which is masked at a time."""
 
+ITEM_TREES_KEPT = 2**14
+"""Trees of items that stay tokenised, those used last; about 2 KiB each."""
 
-def _item_tree(prompt: Sequence[int], answer: Sequence[int], kind: str) -> Tree:
+
+def _item_tree(prompts: Prompts, kind: str, row: int, *without: str) -> Tree:
+    if kind == "item_to_sid":
+        prompt, answer = prompts.item_to_sid(prompts.serialiser.catalogue[row], without)
+    else:
+        prompt, answer = prompts.sid_to_item(row)
     return Tree(prompt, [Branch(answer, [1.0] * len(answer), len(prompt), kind)])
 
 

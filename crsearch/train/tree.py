@@ -277,16 +277,16 @@ def target_logprobs(
     target_M = nn.functional.pad(packed.target_M, filling)
     hidden_MD = hidden_1ND[0, source_M]
     head = model.get_output_embeddings()  # type: ignore[operator]
-    if temperature_M is None:
-        temperature_M = torch.ones_like(packed.weight_M)
-    temperature_M = nn.functional.pad(temperature_M, filling, value=1.0)
+    columns = [hidden_MD, target_M]
+    if temperature_M is not None:
+        columns.append(nn.functional.pad(temperature_M, filling, value=1.0))
 
-    def score(hidden: Tensor, target: Tensor, temperature: Tensor) -> Tensor:
-        logits = head(hidden).float() / temperature[:, None]
-        return target_logprob(logits, target, smoothing)
+    def score(hidden: Tensor, target: Tensor, temperature: Tensor | None = None) -> Tensor:
+        logits = head(hidden).float()
+        return target_logprob(logits if temperature is None else logits / temperature[:, None], target, smoothing)
 
     rows = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
     if len(target_M) <= rows:
-        return score(hidden_MD, target_M, temperature_M)[:count]
-    chunks = zip(hidden_MD.split(rows), target_M.split(rows), temperature_M.split(rows), strict=True)
+        return score(*columns)[:count]
+    chunks = zip(*(column.split(rows) for column in columns), strict=True)
     return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])[:count]

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from crsearch.train.answer import (
     forbidden_in_thoughts,
     think,
 )
-from crsearch.train.examples import clicked_loss, draw, kind_loss, split_users
+from crsearch.train.examples import RECORD_FIELDS, clicked_loss, draw, kind_loss, split_users
 from crsearch.train.rl import lay_out, policy_stage, roll_out
 from crsearch.train.select import correct, incorrect
 from crsearch.train.supervised import align, consolidate, continue_directly, first_reasoning, steps_for
@@ -75,6 +76,19 @@ def test_history_targets_see_the_context_only_up_to_their_query(shop):
     first = next(s for s in example.context.history if s.clicked)
     assert text.endswith(f'"query":"{first.query}')
     assert '"now"' not in text
+
+
+def test_item_trees_are_those_of_the_prompts_whether_kept_or_new(shop):
+    prompts, fields = shop.builder.prompts, [f for f in RECORD_FIELDS if getattr(shop.dataset.catalogue[3], f)]
+    wanted = [prompts.item_to_sid(shop.dataset.catalogue[3], fields[n : n + 1]) for n in range(len(fields) + 1)]
+    seen = set()
+    for seed in range(60):
+        named, described = shop.builder.with_model(shop.bundle).item(3, np.random.default_rng(seed))
+        pair = (named.trunk, named.branches[0].ids)
+        assert pair == wanted[np.random.default_rng(seed).integers(len(wanted))]
+        assert (described.trunk, described.branches[0].ids) == prompts.sid_to_item(3)
+        seen.add(tuple(named.trunk))
+    assert len(seen) == len(wanted)
 
 
 def test_every_number_is_drawn_once_an_epoch_and_epochs_differ():
