@@ -8,7 +8,7 @@ from typing import Any
 
 from crsearch.config import OptimConfig
 from crsearch.pipeline.stages import Work
-from crsearch.pipeline.systems import baseline_config, train_baseline
+from crsearch.pipeline.systems import SAVED_BY_TRAINER, baseline_config, train_baseline
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Example
 from crsearch.runs import StageRecord, read_lines, write_atomic, write_json
@@ -188,7 +188,10 @@ class Learner:
         def work(key: str) -> Outputs:
             users = [*self.aligned, *self.fresh]
             bench = self.bench("base", users)
-            outputs, numbers = self.trained(name, train_baseline(bench, name, key, users, tokens))
+            numbers = train_baseline(bench, name, key, users, tokens)
+            outputs = [self.space.path("models", name)]
+            if name not in SAVED_BY_TRAINER:
+                self.space.save_model(name)
             beside = sorted(self.space.path("models").glob(f"{name}.*"))  # a layer of its own, see LatentR3
             return [*outputs, *beside], numbers
 

@@ -81,8 +81,12 @@ DSI_VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Variant -> settings over those of ``baselines.dsi``."""
 
-BASELINES = ("genre", "dsi", *DSI_VARIANTS, "ltrgr", "latent-r3")
+BASELINES = ("genre", "dsi", *DSI_VARIANTS, "ltrgr", "latent-r3", "tiger")
 """Systems with a training stage of their own, from the untrained base, on as many tokens as CRS."""
+
+
+SAVED_BY_TRAINER = ("tiger",)
+"""Baselines whose training writes the model, since it is another than that of the bench."""
 
 
 def baseline_settings(settings: Settings, name: str) -> Settings:
@@ -137,10 +141,20 @@ def train_baseline(
     from crsearch.train.genre import train_genre
     from crsearch.train.latent import train_latent_r3
     from crsearch.train.ltrgr import train_ltrgr
+    from crsearch.train.tiger import train_tiger
 
-    trainers = {"genre": train_genre, "ltrgr": train_ltrgr, "latent-r3": train_latent_r3}
+    trainers = {"genre": train_genre, "ltrgr": train_ltrgr, "latent-r3": train_latent_r3, "tiger": train_tiger}
     bench = dataclasses.replace(bench, settings=baseline_settings(bench.settings, name))
     return trainers.get(name, train_dsi)(bench, name, key, examples, tokens)
+
+
+def _tiger(space: Workspace, name: str, stage: str) -> Searcher:
+    from crsearch.models.tiger import load_tiger
+    from crsearch.searchers.tiger import TigerSearcher
+
+    tiger = load_tiger(space.path("models", stage), space.sids)
+    tiger.model.to(device(space.settings))
+    return TigerSearcher(tiger, space.dataset.catalogue, space.settings.decode, name)
 
 
 # -- systems that are not trained -------------------------------------------------------------------------------------
@@ -229,6 +243,7 @@ SYSTEMS: Mapping[str, System] = {
     ),
     "ltrgr": System(what="genre, then learning to rank", build=_generative, stage="ltrgr"),
     "latent-r3": System(what="context -> latent thought -> identifier", build=_latent, stage="latent-r3"),
+    "tiger": System(what="extra: items chosen before -> next item; no query", build=_tiger, stage="tiger"),
     **{
         name: System(
             what=what,

@@ -16,6 +16,7 @@ from crsearch.runs import RunDirectory, silent
 FEW = (
     "baselines.genre.max_steps=2", "baselines.dsi.max_steps=2", "baselines.ltrgr.max_steps=2",
     "baselines.latent_r3.max_steps=2", "baselines.latent_r3.batch=4", "baselines.dsi.branching=4",
+    "baselines.tiger.max_steps=2",
 )  # fmt: skip
 
 
