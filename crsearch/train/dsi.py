@@ -10,6 +10,7 @@ details: this project.
 from collections import Counter
 from collections.abc import Sequence
 
+from crsearch.config import DsiConfig
 from crsearch.records.types import Example, Item
 from crsearch.train.examples import draw, kind_loss
 from crsearch.train.generative import (
@@ -97,23 +98,36 @@ def train_dsi(bench: Workbench, stage: str, key: str, examples: Sequence[Example
     """
     config = bench.settings.baselines.dsi
     identifiers_NL = identifiers(bench.builder, bench.settings, "dsi")
-    retrieval = RetrievalTask(bench, examples, identifiers_NL)
-    indexing = IndexingTask(bench, identifiers_NL)
-    indexed = round(config.ratio * config.batch)
-    per_step = (config.batch if retrieval.pairs else 0) * retrieval.tokens + indexed * indexing.tokens
+    retrieval, indexing = RetrievalTask(bench, examples, identifiers_NL), IndexingTask(bench, identifiers_NL)
+    per_step = config.batch * retrieval.tokens + indexed_items(config) * indexing.tokens
     if not per_step:
         return {}
     model = bench.builder.bundle.model
 
     def losses(step: int) -> Losses:
         model.train()
-        trees = [*retrieval.trees(stage, config.batch, step), *indexing.trees(stage, indexed, step)]
+        trees = mixture(config, retrieval, indexing, stage, step)
         logprob_M, packed = answer_logprobs(model, trees)
         loss, numbers = kind_loss(logprob_M, packed, shares(trees))
         yield loss, {**numbers, "tokens_sum": float(packed.tokens)}
 
     steps = steps_within(tokens, per_step, config.max_steps)
     return bench.trainer(stage, key, config.optim).train(steps, losses)
+
+
+def indexed_items(config: DsiConfig) -> int:
+    """Indexing examples of a step.
+
+    >>> indexed_items(DsiConfig(batch=8, ratio=2.5))
+    20
+    """
+    return round(config.ratio * config.batch)
+
+
+def mixture(config: DsiConfig, retrieval: RetrievalTask, indexing: IndexingTask, stage: str, step: int) -> list[Tree]:
+    """The trees of a step: training pairs and ``ratio`` times as many items."""
+    items = indexing.trees(stage, indexed_items(config), step)
+    return [*retrieval.trees(stage, config.batch, step), *items]
 
 
 def shares(trees: Sequence[Tree]) -> dict[str, float]:

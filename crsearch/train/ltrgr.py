@@ -178,10 +178,12 @@ class RankingTask:
         return [(c, int(rng.choice(c.wrong))) for c in chosen]
 
     def losses(self, step: int) -> Losses:
-        """The loss of a step of stage 2; where nothing is left to rank, generation goes on alone."""
+        """The loss of a step of stage 2; where nothing is left to rank, generation goes on alone, if it counts."""
         model, config = self.bench.builder.bundle.model, self.config
         drawn = self.drawn(step)
         model.train()
+        if not drawn and not config.generation:
+            return
         if not drawn:
             logprob_M, packed = answer_logprobs(model, self.retrieval.trees(self.stage, config.batch, step))
             loss, numbers = kind_loss(logprob_M, packed, {RETRIEVAL: config.generation})

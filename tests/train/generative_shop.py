@@ -1,5 +1,6 @@
 """Helpers for the generative baselines on the shop of ``conftest.py``."""
 
+import copy
 from dataclasses import replace
 
 from crsearch.config import OptimConfig
@@ -8,7 +9,23 @@ from crsearch.records.types import Context, Example
 from crsearch.searchers.generative import GenerativeSearcher
 from crsearch.train.generative import identifiers
 
-FAST = OptimConfig(lr_matrix=0.02, lr=1e-2, schedule="constant", warmup=0.0)
+FAST = OptimConfig(lr_matrix=0.04, lr=2e-2, warmup=0.0)
+
+
+KEPT: list[tuple[object, dict]] = []
+
+
+def as_new(request):
+    """The shop of ``conftest.py``, built once and given back its first weights: building one takes longer than a test.
+
+    For a fixture ``shop`` that overrides the one of ``conftest.py``.
+    """
+    if not KEPT:
+        shop = request.getfixturevalue("shop")
+        KEPT.append((shop, copy.deepcopy(shop.bundle.model.state_dict())))
+    shop, start = KEPT[0]
+    shop.bundle.model.load_state_dict(start)
+    return shop
 
 
 def settings_with(shop, **sections):

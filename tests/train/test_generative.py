@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import torch
-from generative_shop import FAST, hits_at_1, one_query_per_item, settings_with, with_baselines
+from generative_shop import FAST, as_new, hits_at_1, one_query_per_item, settings_with, with_baselines
 from transformers import T5Config, T5ForConditionalGeneration
 
 from crsearch.decode.beam import beam_search
@@ -29,6 +29,11 @@ from crsearch.train.generative import (
 )
 from crsearch.train.genre import train_genre
 from crsearch.train.tree import target_logprob, target_logprobs
+
+
+@pytest.fixture
+def shop(request):
+    return as_new(request)
 
 
 def t5_shop(shop):
@@ -188,7 +193,7 @@ def test_more_digits_than_tokens_are_an_error(shop):
 def test_genre_overfits_a_query_per_item(shop, run):
     examples = one_query_per_item(shop)
     assert hits_at_1(shop, examples) < 0.2
-    bench = with_baselines(shop, run, genre={"batch": 40, "max_steps": 80, "optim": FAST})
+    bench = with_baselines(shop, run, genre={"batch": 40, "max_steps": 60, "optim": FAST})
     assert train_genre(bench, "genre", "key", examples, 1e9)["tokens_sum"] > 0
     assert hits_at_1(shop, examples) == 1.0
     lines = run.numbers()
@@ -202,15 +207,15 @@ def test_genre_overfits_a_query_per_item(shop, run):
 def test_genre_on_an_encoder_decoder_overfits_too(shop, run):
     builder = t5_shop(shop)
     examples = one_query_per_item(shop)[:10]
-    bench = replace(with_baselines(shop, run, genre={"batch": 10, "max_steps": 60, "optim": FAST}), builder=builder)
+    bench = replace(with_baselines(shop, run, genre={"batch": 10, "max_steps": 40, "optim": FAST}), builder=builder)
     train_genre(bench, "genre", "key", examples, 1e9)
     assert hits_at_1(shop, examples, builder=builder) == 1.0
 
 
 def test_the_budget_is_in_tokens_prompts_counted(shop, run):
     bench = with_baselines(shop, run, genre={"batch": 16})
-    seen = train_genre(bench, "genre", "key", shop.examples, 20_000.0)["tokens_sum"]
-    assert seen == pytest.approx(20_000.0, rel=0.05)
+    seen = train_genre(bench, "genre", "key", shop.examples, 8_000.0)["tokens_sum"]
+    assert seen == pytest.approx(8_000.0, rel=0.05)
 
 
 def test_without_an_example_nothing_changes(shop, run):
