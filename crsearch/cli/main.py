@@ -41,7 +41,7 @@ def after_interrupt(typed: list[str]) -> str:
     >>> after_interrupt(["run", "my shop.toml", "--out", "runs/a"])
     "; go on with: crsearch run 'my shop.toml' --out runs/a --resume"
     """
-    if not typed or typed[0] not in ("run", "demo", "evaluate") or "--dry-run" in typed:
+    if not typed or typed[0] not in ("run", "demo", "evaluate", "experiment") or "--dry-run" in typed:
         return ""
     again = [*typed, "--resume"] if typed[0] == "run" and "--resume" not in typed else typed
     return f"; go on with: crsearch {shlex.join(again)}"
@@ -70,6 +70,8 @@ Redo = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Try one batch; print steps, tokens, time, memory, disk.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of data, models and sampling.")]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads of torch; bits depend on it.")]
+LOOP_SEEDS = 3
+"""Seeds of loops from runs that are given."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Records = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of records.")]
 
@@ -216,21 +218,58 @@ def search(
     echo_json(answer) if as_json else show_answer(answer)
 
 
-@app.command(short_help="R-GRPO against GRPO and SFT alone.")
+@app.command(short_help="The paper's tables and figures, and controls.")
 def experiment(
-    name: Annotated[Literal["rgrpo"], typer.Argument(help="rgrpo: what the loop does with each objective.")],
-    starts: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs to start from.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the arms and of loops.json.")] = Path("runs/loops"),
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the loop.")] = 3,
-    steps: Annotated[int, typer.Option(min=5, help="Steps of R-GRPO; the others get as much CPU time.")] = 40,
+    name: Annotated[
+        Literal["main", "rgrpo"],
+        typer.Argument(help="main: all systems (table 2). rgrpo: the loop with each objective (table 3)."),
+    ],
+    starts: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="rgrpo: finished runs to start from."),
+    ] = None,
+    budget: Annotated[
+        Literal["smoke", "hour", "full"], typer.Option(help="Minutes, under an hour on two cores, or a night.")
+    ] = "hour",
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Seeds of training; rgrpo: of the loop. Default: the budget's."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=5, metavar="N", help="rgrpo: steps of R-GRPO; the others get as much CPU time.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder of the arms and of the result; default runs/NAME."),
+    ] = None,
+    set_: Set = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare R-GRPO, GRPO and SFT alone: same start, same CPU time, several seeds, paired on the test users."""
-    from crsearch.cli.progress import run_progress
-    from crsearch.cli.show import echo_json, show_loops
-    from crsearch.pipeline.experiment import compare_loops
+    """Run an experiment of the paper: many runs, one table with intervals and significance, one JSON file.
 
-    found = compare_loops(starts, out, seeds=seeds, rl_steps=steps, progress=run_progress)
+    Every arm is a run directory below --out. Given again, the command goes on where it was stopped, and finished
+    arms are not run again.
+    """
+    from crsearch.cli.experiments import arm_progress, show_experiment, show_loops
+    from crsearch.cli.show import echo_json
+    from crsearch.config import load_settings
+    from crsearch.pipeline.experiments.conduct import conduct
+    from crsearch.pipeline.experiments.lab import BUDGETS, Lab
+    from crsearch.pipeline.experiments.rgrpo import compare_loops, loop_starts
+
+    size = BUDGETS[budget]
+    settings = load_settings(None, _overrides(set_, None, threads), {"preset": size.preset})
+    folder = out or Path("runs") / ("loops" if name == "rgrpo" else name)
+    lab = Lab(settings=settings, seeds=seeds or size.seeds, out=folder, progress=arm_progress)
+    if name != "rgrpo":
+        if starts or steps:
+            raise ConfigError(f"experiment {name}: RUN and --steps are for rgrpo; leave them out")
+        found = conduct(name, lab)
+        echo_json(found) if as_json else show_experiment(found)
+        return
+    loop_seeds = seeds or (LOOP_SEEDS if starts else size.seeds)
+    found = compare_loops(starts or loop_starts(lab), folder, seeds=loop_seeds, rl_steps=steps, progress=arm_progress)
     echo_json(found) if as_json else show_loops(found)
 
 

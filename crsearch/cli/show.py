@@ -43,7 +43,8 @@ def shown(text: str) -> Text:
     return Text("".join(c if c.isprintable() else " " for c in text))
 
 
-def _table() -> Table:
+def plain_table() -> Table:
+    """A table without lines."""
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
 
 
@@ -87,7 +88,7 @@ def show_dry_run(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    table = _table()
+    table = plain_table()
     for column in ("stage", "steps", "training tokens", "thoughts", "lists", "seconds"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for row in found["stages"]:
@@ -118,7 +119,7 @@ def show_rows(
     rows = sorted(found["searchers"].items(), key=lambda row: -row[1]["NDCG@10"]["mean"])
     named = [((name,), metrics) for name, metrics in rows]
     out = out or stdout()
-    _print_metrics(f"{title}, {found['test_queries']:,} test queries", ("system",), named, extra, out)
+    print_metrics(f"{title}, {found['test_queries']:,} test queries", ("system",), named, extra, out)
     for name, reason in found.get("not_run", {}).items():
         out.print(shown(f"{name}: not run: {reason}"))
 
@@ -130,26 +131,10 @@ def show_results(found: Mapping[str, Any], out: Console | None = None) -> None:
     show_rows(found, "systems", extra, out)
     rows = [((s["name"], f"{s['tokens'] / 1e3:,.0f} k"), s["metrics"]) for s in found["stages"]]
     out.print()
-    _print_metrics(f"stages, same users (crs is {found['final_stage']})", ("stage", "tokens"), rows, (), out)
+    print_metrics(f"stages, same users (crs is {found['final_stage']})", ("stage", "tokens"), rows, (), out)
 
 
-def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
-    """Per start: every stage of every arm, then the paired differences of R-GRPO."""
-    out = out or stdout()
-    for start, result in found.items():
-        rows = [
-            ((arm, stage, f"{facts['cpu_seconds']['total']:.0f}"), metrics)
-            for arm, facts in result["arms"].items()
-            for stage, metrics in facts["stages"].items()
-        ]
-        title = f"{start}, {result['queries']:,} test queries, mean over the seeds"
-        _print_metrics(title, ("loop", "stage", "CPU s"), rows, (), out)
-        for name, metrics in result["differences"].items():
-            told = (f"{m} {v['mean']:+.3f} [{v['low']:+.3f}, {v['high']:+.3f}]" for m, v in metrics.items())
-            out.print(shown(f"{name}: {', '.join(told)}"))
-
-
-def _print_metrics(
+def print_metrics(
     title: str,
     columns: Sequence[str],
     rows: Sequence[tuple[Sequence[str], Mapping[str, Mapping[str, float]]]],
@@ -159,7 +144,7 @@ def _print_metrics(
     """Means with 95 % intervals: of all metrics where there is room, else of the last one."""
     with_interval = METRICS if out.width >= WIDE else METRICS[-1:]
     out.print(shown(f"{title}: mean [95 % interval]"))
-    table = _table()
+    table = plain_table()
     for column in (*columns, *METRICS):
         table.add_column(column, no_wrap=True)
     for names, metrics in rows:

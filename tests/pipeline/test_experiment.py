@@ -5,9 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
-from crsearch.cli.show import show_loops
+from crsearch.cli.experiments import show_loops
 from crsearch.errors import RunError
-from crsearch.pipeline.experiment import compare_loops
+from crsearch.pipeline.experiments.rgrpo import compare_loops
 from crsearch.pipeline.run import run
 from tests.tiny_run import tiny_settings
 

@@ -1,0 +1,94 @@
+"""Experiments on the terminal: which arm is running, and at the end tables, differences and what they mean."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from crsearch.cli.progress import RunProgress, console, run_progress
+from crsearch.cli.show import plain_table, print_metrics, shown, stdout
+from crsearch.config import Settings
+
+WIDE_PAIRS = 160
+"""Columns that differences in all metrics take; a narrower terminal shows the last metric alone."""
+
+PAPER_R_GRPO = "the paper's R-GRPO is 1.2 to 2.7 % above GRPO in HR@1 (table 3, one run)"
+
+
+@contextmanager
+def arm_progress(name: str, settings: Settings) -> Iterator[RunProgress]:
+    """Progress of an arm, under its name."""
+    console.print(f"arm {name}", highlight=False, markup=False)
+    with run_progress(settings) as progress:
+        yield progress
+
+
+def show_experiment(found: Mapping[str, Any], out: Console | None = None) -> None:
+    """The result of any experiment but rgrpo."""
+    SHOW[found["experiment"]](found, out or stdout())
+
+
+def show_main(found: Mapping[str, Any], out: Console) -> None:
+    """For each teacher all systems, then how ``crs`` differs from them."""
+    for teacher, result in found["tables"].items():
+        ordered = sorted(result["searchers"].items(), key=lambda row: -row[1]["NDCG@10"]["mean"])
+        rows = [((name, _thousands(result["tokens"][name])), metrics) for name, metrics in ordered]
+        title = f"systems, teacher {teacher}, {found['test_queries']:,} test queries, {_seeds(found)}"
+        print_metrics(title, ("system", "tokens"), rows, _ceiling(found), out)
+        for name, reason in result["not_run"].items():
+            out.print(shown(f"{name}: not run: {reason}"))
+        out.print()
+        show_comparisons(result["comparisons"], out)
+        best = ", ".join(f"{metric}: {name}" for metric, name in result["best_other"].items())
+        out.print(shown(f"best other system by {best}"))
+        out.print(shown(f"TREC files: eval/ in {', '.join(result['runs'])}"), end="\n\n")
+
+
+def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
+    """Per start: every stage of every arm, then the paired differences of R-GRPO."""
+    out = out or stdout()
+    for start, result in found.items():
+        rows = [
+            ((arm, stage, f"{facts['cpu_seconds']['total']:.0f}"), metrics)
+            for arm, facts in result["arms"].items()
+            for stage, metrics in facts["stages"].items()
+        ]
+        title = f"{start}, {result['queries']:,} test queries, mean over the seeds"
+        print_metrics(title, ("loop", "stage", "CPU s"), rows, (), out)
+        show_comparisons(result["comparisons"], out)
+    out.print(PAPER_R_GRPO)
+
+
+def show_comparisons(comparisons: Sequence[Mapping[str, Any]], out: Console) -> None:
+    """Paired differences with 95 % intervals and p-values after Holm, a line for each pair."""
+    metrics = list(dict.fromkeys(c["metric"] for c in comparisons))
+    metrics = metrics if out.width >= WIDE_PAIRS else metrics[-1:]
+    pairs: dict[tuple[str, str], dict[str, str]] = {}
+    for c in comparisons:
+        value = c["difference"]
+        cell = f"{value['mean']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}] p {c['p_holm']:.4f}"
+        pairs.setdefault((c["system"], c["other"]), {})[c["metric"]] = cell
+    out.print(shown("paired differences [95 % interval], p of a permutation test after Holm"))
+    table = plain_table()
+    for column in ("difference", *metrics):
+        table.add_column(column)
+    for (one, other), cells in pairs.items():
+        table.add_row(shown(f"{one} - {other}"), *(shown(cells[m]) for m in metrics))
+    out.print(table)
+
+
+def _seeds(found: Mapping[str, Any]) -> str:
+    number = len(found["seeds"])
+    return "one seed" if number == 1 else f"mean over {number} seeds"
+
+
+def _thousands(tokens: int) -> str:
+    return f"{tokens / 1e3:,.0f} k" if tokens else "-"
+
+
+def _ceiling(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+    return [("Bayes optimum", found["ceiling"])] if "ceiling" in found else []
+
+
+SHOW: Mapping[str, Callable[[Mapping[str, Any], Console], None]] = {"main": show_main}
