@@ -499,6 +499,10 @@ class LatentConfig(Section):
     """Base of the rotary positions of the attention layer that makes the thought."""
     batch: int = Field(default=16, ge=1)
     """Users per step of SFT."""
+    item_words: float = Field(default=0.5, ge=0)
+    """Weight, in SFT, of the language-model loss on the clicked items of the history; LatentR3 has none."""
+    items: float = Field(default=0.5, ge=0)
+    """Weight, in SFT, of item -> SID, as many items as users per step; LatentR3 has none (its model knows items)."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop each of the two parts after so many steps (tests, dry runs)."""
     optim: OptimConfig = OptimConfig(lr_matrix=0.01, lr=1.5e-3)

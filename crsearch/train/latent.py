@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from crsearch.config import LatentPolicyConfig, OptimConfig, RlConfig
 from crsearch.models.latent import LatentAttention, attention_file, save_attention
 from crsearch.records.types import Context, Example
-from crsearch.train.examples import TreeBuilder, device_of, draw
+from crsearch.train.examples import TreeBuilder, clicked_loss, device_of, draw
 from crsearch.train.objectives import policy_loss
 from crsearch.train.supervised import Workbench
 from crsearch.train.trainer import Losses, generator
-from crsearch.train.tree import ROW_STEP, rounded_up
+from crsearch.train.tree import ROW_STEP, Tree, pack, rounded_up, state_logprobs, target_logprobs
 
 EPS = 1e-6
 """Added to the length of the advantages before dividing by it."""
@@ -99,9 +99,8 @@ class LatentReasoner(nn.Module):
             past_key_values=DynamicCache(read.memory),
             use_cache=True,
         ).last_hidden_state
-        logits_BGAV = self.model.get_output_embeddings()(hidden_BND).float().unflatten(1, (G, A))
-        chosen = answer_BA[:, None, :, None].expand(-1, G, -1, -1)
-        return logits_BGAV.gather(3, chosen)[..., 0] - logits_BGAV.logsumexp(-1)
+        target_BN = answer_BA.repeat(1, G)
+        return state_logprobs(self.model, hidden_BND.flatten(0, 1), target_BN.flatten()).view(B, G, A)
 
     @torch.no_grad()
     def embedded(self, prompts: Sequence[Sequence[int]]) -> list[Float[Tensor, "_ D"]]:
@@ -200,7 +199,7 @@ def train_latent_r3(
     config = bench.settings.baselines.latent_r3
     gen = generator(bench.seed, stage, "weights")
     reasoner = LatentReasoner.fresh(bench.builder.bundle.model, config.base, gen)
-    task = _Task(bench, stage, key, examples, reasoner)
+    task = LatentTask(bench, stage, key, examples, reasoner)
     sums = task.supervised(tokens * (1 - config.share))
     for name, value in task.reinforced(tokens * config.share).items():
         sums[name] = sums.get(name, 0.0) + value
@@ -209,7 +208,7 @@ def train_latent_r3(
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class LatentTask:
     """What both parts share."""
 
     bench: Workbench
@@ -219,19 +218,46 @@ class _Task:
     reasoner: LatentReasoner
 
     def supervised(self, tokens: float) -> dict[str, float]:
-        """Cross-entropy of the answer after prompt and latent thought; all parameters learn."""
+        """Cross-entropy of the answer after prompt and latent thought, with anchors beside; all parameters learn."""
         config = self.bench.settings.baselines.latent_r3
         self.reasoner.train()
 
         def losses(step: int) -> Losses:
-            prompts, answer_BA = self._batch("sft", config.batch, step)
+            batch, prompts, answer_BA = self._batch("sft", config.batch, step)
             read = self.reasoner.read(prompts)
             thought_BD = self.reasoner.think(read)
-            loss = -self.reasoner.answer(read, thought_BD[:, None], answer_BA).mean()
-            numbers = {"loss_answer": float(loss.detach()), "latent_norm": _mean_norm(thought_BD)}
-            yield loss, {**numbers, "tokens_sum": float(read.lengths_B.sum() + answer_BA.numel())}
+            answer = -self.reasoner.answer(read, thought_BD[:, None], answer_BA).mean()
+            anchors, seen = self.anchors(batch, prompts, read, step)
+            numbers = {f"loss_{name}": float(loss.detach()) for name, (_, loss) in anchors.items()}
+            numbers |= {"loss_answer": float(answer.detach()), "latent_norm": _mean_norm(thought_BD)}
+            total = answer + sum(weight * loss for weight, loss in anchors.values())
+            yield total, {**numbers, "tokens_sum": float(read.lengths_B.sum() + answer_BA.numel() + seen)}
 
-        return self._train("sft", config.optim, self._steps(tokens, config.batch, 1), losses)
+        anchor = sum(len(t) for t in self._items(0))
+        return self._train("sft", config.optim, self._steps(tokens, config.batch, 1, anchor), losses)
+
+    def _items(self, step: int) -> list[Tree]:
+        config = self.bench.settings.baselines.latent_r3
+        return self.bench.item_trees(self.stage, config.batch, step, both=False) if config.items else []
+
+    def anchors(
+        self, batch: Sequence[Example], prompts: Sequence[Sequence[int]], read: Read, step: int
+    ) -> tuple[dict[str, tuple[float, Tensor]], int]:
+        """Losses that teach a model from scratch what items are: kind -> (weight, loss); and the tokens they took."""
+        config, builder = self.bench.settings.baselines.latent_r3, self.bench.builder
+        found: dict[str, tuple[float, Tensor]] = {}
+        weights = [clicked_loss(builder.trunk(e.context)) for e in batch]
+        words = [(b, t) for b, row in enumerate(weights) for t, weight in enumerate(row) if weight and t]
+        if config.item_words and words:  # pass 1 has their states already
+            row_M, place_M = torch.tensor(words, device=read.hidden_BTD.device).T
+            target_M = torch.tensor([prompts[b][t] for b, t in words], device=row_M.device)
+            logprob_M = state_logprobs(self.reasoner.model, read.hidden_BTD[row_M, place_M - 1], target_M)
+            found["item_words"] = config.item_words, -logprob_M.mean()
+        trees = self._items(step)
+        if trees:
+            packed = pack(trees).to(device_of(self.reasoner.model))
+            found["item_to_sid"] = config.items, -target_logprobs(self.reasoner.model, packed).mean()
+        return found, sum(map(len, trees))
 
     def reinforced(self, tokens: float) -> dict[str, float]:
         """Noise on the latent thought; the attention layer learns which way the target becomes likelier."""
@@ -239,7 +265,7 @@ class _Task:
         self.reasoner.eval()
 
         def losses(step: int) -> Losses:
-            prompts, answer_BA = self._batch("rl", config.batch, step)
+            _, prompts, answer_BA = self._batch("rl", config.batch, step)
             gen = generator(self.bench.seed, self.stage, "noise", step)
             yield from latent_updates(self.reasoner, prompts, answer_BA, config, gen)
 
@@ -250,19 +276,19 @@ class _Task:
         trainer = self.bench.trainer(f"{self.stage}/{part}", self.key, optim)
         return replace(trainer, model=self.reasoner).train(steps, losses) if steps else {}
 
-    def _batch(self, part: str, size: int, step: int) -> tuple[list[list[int]], Int64[Tensor, "B A"]]:
+    def _batch(self, part: str, size: int, step: int) -> tuple[list[Example], list[list[int]], Int64[Tensor, "B A"]]:
+        """Examples of a step, what is read before the thought, and the answers."""
         chosen = draw(self.bench.seed, f"{self.stage}.{part}", len(self.examples), size, step)
         builder, batch = self.bench.builder, [self.examples[i] for i in chosen]
         answers = [[*builder.sid(builder.catalogue.row(e.target)), builder.bundle.end_id] for e in batch]
-        return latent_prompts(builder, [e.context for e in batch]), torch.tensor(answers).to(
-            device_of(self.reasoner.model)
-        )
+        answer_BA = torch.tensor(answers, device=device_of(self.reasoner.model))
+        return batch, latent_prompts(builder, [e.context for e in batch]), answer_BA
 
-    def _steps(self, tokens: float, batch: int, copies: int) -> int:
-        """Steps that ``tokens`` pay for."""
+    def _steps(self, tokens: float, batch: int, copies: int, beside: int = 0) -> int:
+        """Steps that ``tokens`` pay for; a step takes ``beside`` more than its users do."""
         builder, config = self.bench.builder, self.bench.settings.baselines.latent_r3
         prompt = sum(len(p) for p in latent_prompts(builder, [e.context for e in self.examples])) / len(self.examples)
-        steps = round(tokens / (batch * (prompt + copies * (len(builder.sid(0)) + 1))))
+        steps = round(tokens / (batch * (prompt + copies * (len(builder.sid(0)) + 1)) + beside))
         return steps if config.max_steps is None else min(steps, config.max_steps)
 
 

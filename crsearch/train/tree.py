@@ -271,22 +271,34 @@ def target_logprobs(
             position_ids=packed.position_N[None],
             use_cache=False,
         ).last_hidden_state
-    count = len(packed.target_M)
+    hidden_MD = hidden_1ND[0, packed.source_M]
+    return state_logprobs(model, hidden_MD, packed.target_M, temperature_M, smoothing)
+
+
+def state_logprobs(
+    model: torch.nn.Module,
+    hidden_MD: Float[Tensor, "M D"],
+    target_M: Int[Tensor, " M"],
+    temperature_M: Float[Tensor, " M"] | None = None,
+    smoothing: float = 0.0,
+) -> Float[Tensor, " M"]:
+    """Log-probability of each target after a last state of the model; other arguments as of ``target_logprobs``.
+
+    Chunk by chunk (recomputed in the backward pass) where the vocabulary is large.
+    """
+    count = len(target_M)
     filling = (0, rounded_up(count, TARGET_STEP) - count)
-    source_M = nn.functional.pad(packed.source_M, filling)
-    target_M = nn.functional.pad(packed.target_M, filling)
-    hidden_MD = hidden_1ND[0, source_M]
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    columns = [hidden_MD, target_M]
+    columns = [nn.functional.pad(hidden_MD, (0, 0, *filling)), nn.functional.pad(target_M, filling)]
     if temperature_M is not None:
         columns.append(nn.functional.pad(temperature_M, filling, value=1.0))
+    head = model.get_output_embeddings()  # type: ignore[operator]
 
     def score(hidden: Tensor, target: Tensor, temperature: Tensor | None = None) -> Tensor:
         logits = head(hidden).float()
         return target_logprob(logits if temperature is None else logits / temperature[:, None], target, smoothing)
 
     rows = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
-    if len(target_M) <= rows:
+    if len(columns[1]) <= rows:
         return score(*columns)[:count]
     chunks = zip(*(column.split(rows) for column in columns), strict=True)
     return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])[:count]

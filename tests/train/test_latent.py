@@ -11,6 +11,7 @@ from crsearch.runs import RunDirectory
 from crsearch.searchers.latent import LatentSearcher
 from crsearch.train.latent import (
     LatentReasoner,
+    LatentTask,
     frozen,
     latent_prompts,
     latent_updates,
@@ -20,6 +21,7 @@ from crsearch.train.latent import (
     train_latent_r3,
 )
 from crsearch.train.trainer import generator
+from crsearch.train.tree import pack, target_logprobs
 
 FAST = OptimConfig(lr_matrix=0.02, lr=1e-2, schedule="constant", warmup=0.0)
 
@@ -171,7 +173,8 @@ def test_noise_is_as_long_as_asked_and_the_first_copy_has_none(unit, length):
 
 # -- the stage --------------------------------------------------------------------------------------------------------
 def test_both_parts_learn_and_a_search_finds_what_was_learned(shop, run):
-    bench = bench_with(shop, run, batch=8, max_steps=40, optim=FAST, policy=LatentPolicyConfig(batch=8))
+    policy = LatentPolicyConfig(batch=8)
+    bench = bench_with(shop, run, batch=8, max_steps=40, optim=FAST, policy=policy, items=0.0, item_words=0.0)
     examples = shop.examples[:8]
     sums = train_latent_r3(bench, "latent-r3", "key", examples, 1e9)
     lines = {part: [r for r in run.numbers() if r["stage"] == f"latent-r3/{part}"] for part in ("sft", "rl")}
@@ -191,6 +194,29 @@ def test_both_parts_learn_and_a_search_finds_what_was_learned(shop, run):
     alone = searcher.search([examples[2].context], k=3)[0]
     assert alone.item_ids == lists[2].item_ids
     assert alone.scores == pytest.approx(lists[2].scores, abs=1e-4)
+
+
+def test_anchors_teach_items_beside_the_answer_and_count_as_tokens(shop, run):
+    policy = LatentPolicyConfig(batch=8)
+    bench = bench_with(shop, run, batch=8, max_steps=30, optim=FAST, policy=policy)
+    train_latent_r3(bench, "latent-r3", "key", shop.examples[:8], 1e9)
+    first, *_, last = [r for r in run.numbers() if r["stage"] == "latent-r3/sft"]
+    for loss in ("loss_answer", "loss_item_words", "loss_item_to_sid"):
+        assert last[loss] < 0.8 * first[loss]
+    prompts = latent_prompts(shop.builder, [e.context for e in shop.examples[:8]])
+    alone = sum(map(len, prompts)) + 8 * (shop.bundle.sid_ids_NL.shape[1] + 1)
+    assert first["tokens_sum"] > alone + 8 * 10
+
+
+def test_the_loss_on_clicked_words_is_that_of_the_tree_of_the_same_user(shop, run):
+    task = LatentTask(bench_with(shop, run), "latent-r3", "key", shop.examples, reasoner_of(shop))
+    example = next(e for e in shop.examples if any(s.clicked for s in e.context.history))
+    prompts = latent_prompts(shop.builder, [example.context])
+    with torch.no_grad():
+        found, _ = task.anchors([example], prompts, task.reasoner.read(prompts), 0)
+        packed = pack([shop.builder.user(example, direct=False)])
+        expected = -target_logprobs(shop.bundle.model, packed).mean()
+    torch.testing.assert_close(found["item_words"][1], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["sft", "rl"])
