@@ -40,8 +40,8 @@ from crsearch.train.supervised import Workbench
 from crsearch.train.trainer import Losses, stream
 from crsearch.train.tree import Tree
 
-ANSWERS = 4
-"""Identifiers after a query: the best right and wrong item, a random right and wrong one."""
+ANSWERS = 5
+"""Identifiers after a query: the best right and wrong item, a random right and wrong one, the item then chosen."""
 
 
 def margin_loss(right_P: Float[Tensor, " P"], wrong_P: Float[Tensor, " P"], margin: float) -> Float[Tensor, " P"]:
@@ -60,9 +60,9 @@ class Contest:
     """A query with right and wrong items to be told apart."""
 
     pair: Pair
-    """The query, and the item then chosen: the random right one, since pairs are drawn at random."""
-    right: int
-    """The right item that the model ranks highest; that of the pair where its list has no right item."""
+    """The query, and the item then chosen, which the generation loss is about."""
+    right: tuple[int, ...]
+    """Right items of the model's list, best first; the item of the pair where there is none."""
     wrong: tuple[int, ...]
     """Wrong items of the model's list, best first."""
 
@@ -91,13 +91,13 @@ def contests(
     out = []
     for pair, rows, scores, own in zip(pairs, rows_BK.tolist(), scores_BK.tolist(), own_B.tolist(), strict=True):
         listed = [(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
-        wrong = [(row, score) for row, score in listed if row not in right[pair.query]]
-        best_right, best_score = next((x for x in listed if x[0] in right[pair.query]), (pair.row, own))
-        if not wrong:
+        good = [x for x in listed if x[0] in right[pair.query]] or [(pair.row, own)]
+        bad = [x for x in listed if x[0] not in right[pair.query]]
+        if not bad:
             continue
-        lead = wrong[0][1]
-        if lead - best_score + config.margin > 0 or lead - own + config.margin_random > 0:
-            out.append(Contest(pair, best_right, tuple(row for row, _ in wrong)))
+        (_, best), (_, worst), (_, lead) = good[0], good[-1], bad[0]
+        if lead - best + config.margin > 0 or lead - worst + config.margin_random > 0:
+            out.append(Contest(pair, tuple(row for row, _ in good), tuple(row for row, _ in bad)))
     return out
 
 
@@ -136,7 +136,7 @@ class RankingTask:
         file = self.bench.run.path / "traces" / "mined" / f"{self.stage}.{number}.json"
         if file.exists() and (kept := json.loads(file.read_text()))["key"] == self.key:
             wrong = {query: tuple(rows) for query, rows in kept["wrong"].items()}
-            return [Contest(Pair(query, row), right, wrong[query]) for query, row, right in kept["contests"]]
+            return [Contest(Pair(query, row), tuple(right), wrong[query]) for query, row, right in kept["contests"]]
         found = self._mine()
         rows = [[c.pair.query, c.pair.row, c.right] for c in found]
         kept = {"key": self.key, "wrong": {c.pair.query: c.wrong for c in found}, "contests": rows}
@@ -170,12 +170,12 @@ class RankingTask:
         task = self.retrieval
         return answer_tree(task.prompts[query], [task.answers[row] for row in rows], RETRIEVAL)
 
-    def drawn(self, step: int) -> list[tuple[Contest, int]]:
-        """Contests of a step of stage 2, each with a random wrong item."""
+    def drawn(self, step: int) -> list[tuple[Contest, int, int]]:
+        """Contests of a step of stage 2, each with a random right and a random wrong item."""
         found, size = self.contests(self.round_of(step)), self.config.batch
-        rng = np.random.default_rng(stream(self.bench.seed, self.stage, "wrong", step))
+        rng = np.random.default_rng(stream(self.bench.seed, self.stage, "random", step))
         chosen = [found[i] for i in draw(self.bench.seed, f"{self.stage}.rank", len(found), size, step)]
-        return [(c, int(rng.choice(c.wrong))) for c in chosen]
+        return [(c, int(rng.choice(c.right)), int(rng.choice(c.wrong))) for c in chosen]
 
     def losses(self, step: int) -> Losses:
         """The loss of a step of stage 2; where nothing is left to rank, generation goes on alone, if it counts."""
@@ -189,12 +189,14 @@ class RankingTask:
             loss, numbers = kind_loss(logprob_M, packed, {RETRIEVAL: config.generation})
             yield loss, {**numbers, "tokens_sum": float(packed.tokens)}
             return
-        trees = [self.tree(c.pair.query, [c.right, c.wrong[0], c.pair.row, wrong]) for c, wrong in drawn]
+        trees = [
+            self.tree(c.pair.query, [c.right[0], c.wrong[0], right, wrong, c.pair.row]) for c, right, wrong in drawn
+        ]
         logprob_M, packed = answer_logprobs(model, trees)
-        top_right_B, top_wrong_B, right_B, wrong_B = branch_scores(logprob_M, packed).view(-1, ANSWERS).T
+        top_right_B, top_wrong_B, right_B, wrong_B, _ = branch_scores(logprob_M, packed).view(-1, ANSWERS).T
         top_B = margin_loss(top_right_B, top_wrong_B, config.margin)
         random_B = margin_loss(right_B, wrong_B, config.margin_random)
-        generation = -logprob_M[packed.branch_M % ANSWERS == 2].mean()
+        generation = -logprob_M[packed.branch_M % ANSWERS == ANSWERS - 1].mean()
         numbers = {
             "loss_rank_top": float(top_B.mean().detach()),
             "loss_rank_random": float(random_B.mean().detach()),
@@ -250,10 +252,10 @@ def stage_steps(config: LtrgrConfig, tokens: float, pair_tokens: float, length: 
     Args:
         tokens: the budget.
         pair_tokens: tokens of an average pair.
-        length: tokens of an identifier, of which a ranking example has three more.
+        length: tokens of an identifier, of which a ranking example has four more.
 
     >>> stage_steps(LtrgrConfig(share=0.5, batch=10), 8e3, 20.0, 4)
-    (20, 12)
+    (20, 11)
     """
     ranked = pair_tokens + (ANSWERS - 1) * length
     first = steps_within((1 - config.share) * tokens, config.batch * pair_tokens, None) if config.share < 1 else 0
