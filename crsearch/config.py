@@ -275,6 +275,9 @@ class DistillConfig(Section):
     """Longest thought that is kept, in words (a Chinese character is one)."""
     language: Literal["en", "zh"] = "en"
     """Language in which the template writes and the endpoint is asked."""
+    start_tags: bool = False
+    """``<think>`` and ``</think>`` start from the row of the token before a direct answer, which alignment has trained;
+    else from what alignment left, which never read them. Not read with ``model.path``."""
     optim: OptimConfig = OptimConfig(lr_matrix=0.01, lr=1.5e-3)
 
 

@@ -21,6 +21,9 @@ from crsearch.train.supervised import Thoughts, Workbench, align, consolidate, c
 Numbers = Mapping[str, Any]
 Outputs = tuple[Sequence[Path], Numbers]
 
+OF_FIRST_REASONING = {"repeats", "epochs", "batch", "max_steps", "start_tags", "optim"}
+"""Settings of ``distill`` that say how traces are learned, not which there are."""
+
 
 class Learner:
     """Runs the training stages of a workspace; each starts from the model of the stage before."""
@@ -52,7 +55,7 @@ class Learner:
         config = self.settings.distill
         inputs = [
             self.data.key, self.space.sids.fingerprint(), self.settings.align.share, self.settings.context.max_events,
-            config.model_dump(exclude={"repeats", "epochs", "batch", "max_steps", "optim"}),
+            config.model_dump(exclude=OF_FIRST_REASONING),
         ]  # fmt: skip
         return self.space.stages.do("distill", inputs, work)
 
@@ -73,7 +76,7 @@ class Learner:
             bench = self.bench("align", self.taught)
             return self.trained("sft0", first_reasoning(bench, "sft0", key, self.traces(bench)))
 
-        config = self.settings.distill.model_dump(include={"repeats", "epochs", "batch", "max_steps", "optim"})
+        config = self.settings.distill.model_dump(include=OF_FIRST_REASONING)
         return self.stage("sft0", [before.key, traces.key, config, self.settings.mixture.model_dump()], work)
 
     def rl(self, i: int, before: StageRecord) -> StageRecord:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from crsearch.config import OptimConfig, Settings
 from crsearch.records.types import Example
@@ -120,8 +121,25 @@ def first_reasoning(bench: Workbench, stage: str, key: str, traces: Thoughts) ->
     Direct answers and items stay in the mixture, or the no-thought mode is forgotten.
     """
     config = bench.settings.distill
+    if config.start_tags and bench.settings.model.path is None:
+        start_tags(bench.builder)
     steps = steps_for(len(traces) * config.repeats, config.batch, config.epochs, config.max_steps)
     return _reason(bench, stage, key, config.optim, traces, config.batch, steps, names=False)
+
+
+def start_tags(builder: TreeBuilder) -> None:
+    """Give ``<think>`` and ``</think>`` the row of the token after which a direct answer is written.
+
+    Alignment reads neither tag, it only learns to write neither, so their rows point away from everything. After a
+    thought a model that has never read ``</think>`` names items at random; with this row it goes on as if it answered
+    at once. For models from scratch: a pretrained one may know its tags.
+
+    Source: details: this project (docs/log.md).
+    """
+    bundle = builder.bundle
+    rows_VD = bundle.model.get_input_embeddings().weight
+    with torch.no_grad():
+        rows_VD[[bundle.think_id, bundle.close_id]] = rows_VD[builder.prompts.suffix("direct")[-1]].clone()
 
 
 def consolidate(

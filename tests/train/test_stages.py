@@ -20,7 +20,14 @@ from crsearch.train.answer import (
 from crsearch.train.examples import RECORD_FIELDS, clicked_loss, draw, kind_loss, split_users
 from crsearch.train.rl import lay_out, policy_stage, roll_out
 from crsearch.train.select import correct, incorrect
-from crsearch.train.supervised import align, consolidate, continue_directly, first_reasoning, steps_for
+from crsearch.train.supervised import (
+    align,
+    consolidate,
+    continue_directly,
+    first_reasoning,
+    start_tags,
+    steps_for,
+)
 from crsearch.train.trainer import generator
 from crsearch.train.tree import Tree, pack, target_logprobs
 
@@ -159,7 +166,7 @@ def test_first_reasoning_overfits_twelve_traces_and_thoughts_close(shop, run):
 def test_the_direct_control_sees_as_many_tokens_as_it_is_given(shop, run):
     bench = shop.bench(run)
     wanted = 20_000.0
-    seen = continue_directly(bench, "direct", "key", shop.examples, wanted, FAST)["tokens_sum"]
+    seen = continue_directly(bench, "direct", "key", shop.examples, wanted)["tokens_sum"]
     assert seen == pytest.approx(wanted, rel=0.15)
 
 
@@ -282,3 +289,23 @@ def test_steps_are_whole_passes():
 def test_a_tree_without_targets_is_not_scored(shop):
     packed = pack([Tree([1, 2, 3])])
     assert len(packed.target_M) == 0
+
+
+def test_with_started_tags_the_model_goes_on_after_a_thought_as_after_the_token_before_an_answer(shop):
+    ids = shop.builder.prompts.suffix("direct")
+    start_tags(shop.builder)
+    for tag in (shop.bundle.think_id, shop.bundle.close_id):
+        logits = shop.bundle.model(torch.tensor([[*ids[:-1], tag], ids])).logits[:, -1]
+        assert logits[0].equal(logits[1])
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tags_start_anew_only_where_the_settings_say_so(shop, run, wanted):
+    distill = shop.settings.distill.model_copy(
+        update={"max_steps": 1, "start_tags": wanted, "optim": FAST.model_copy(update={"lr": 1e-9, "lr_matrix": 1e-9})}
+    )
+    bench = replace(shop.bench(run), settings=shop.settings.model_copy(update={"distill": distill}))
+    first_reasoning(bench, "sft0", "key", shop.traces(4))
+    rows_VD = shop.bundle.model.get_input_embeddings().weight
+    answer = shop.builder.prompts.suffix("direct")[-1]
+    assert torch.allclose(rows_VD[shop.bundle.close_id], rows_VD[answer], atol=1e-6) == wanted
