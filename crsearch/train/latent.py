@@ -187,7 +187,7 @@ def train_latent_r3(
     """Both parts of LatentR3: SFT of all parameters with the latent thought, then RL of the attention layer alone.
 
     The model of ``bench`` is trained in place; the layer is written to ``attention_file(models/<stage>)`` of the run.
-    Either part resumes from its own checkpoint.
+    Either part resumes from its own checkpoint; a crash in the second repeats what the first did after its last one.
 
     Args:
         examples: training examples.
@@ -307,6 +307,8 @@ def latent_updates(
     """``config.updates`` losses of the modified GRPO on one batch of noise.
 
     The ratio is that of the target's tokens under the new and the old layer, with the same noise; there is no KL term.
+    Mind the sign: a copy below the baseline has its target made less likely. After a good SFT noise mostly hurts, so
+    the sum of the updates does too unless the learning rate is small.
     """
     with torch.no_grad():
         read = reasoner.read(prompts)
