@@ -154,8 +154,8 @@ class RqVaeConfig(Section):
 class SidConfig(Section):
     """How items become semantic IDs (CRS §3.1.1)."""
 
-    quantizer: Literal["residual-kmeans", "rqvae"] = "residual-kmeans"
-    """What makes codes of vectors (TIGER uses RQ-VAE, CRS k-means)."""
+    quantizer: Literal["residual-kmeans", "rqvae", "random"] = "residual-kmeans"
+    """What makes codes of vectors (TIGER uses RQ-VAE, CRS k-means); ``random`` codes mean nothing (a control)."""
     layers: int = Field(default=3, ge=1, le=8)
     """Codebooks of the residual quantiser, the deduplication layer not counted."""
     codes: int = Field(default=96, ge=2)
@@ -364,6 +364,8 @@ class RlConfig(Section):
     """Roll out on Incorrect(D) only: users whose target is not first with greedy thinking."""
     users: Literal["fresh", "all"] = "fresh"
     """``fresh``: users that first reasoning has not seen."""
+    shuffle_rewards: bool = False
+    """Rewards change places within a rollout batch, so that nothing can be learned from them (a control)."""
     anchor_item_words: float = Field(default=0.0, ge=0)
     """Weight of the language-model loss on clicked items in every RL step."""
     anchor_direct: float = Field(default=0.1, ge=0)

@@ -13,6 +13,9 @@ from crsearch.config import Settings
 WIDE_PAIRS = 160
 """Columns that differences in all metrics take; a narrower terminal shows the last metric alone."""
 
+PAPER_LOOP = "the paper: +39.02 % and +21.21 % on two data sets, figure 2"
+PAPER_COLD = "the paper: CRS is best in every group, by 8.55 % where the history is shortest (figure 3, HR@10)"
+PAPER_SCALE = "the paper, 0.6B, 1.7B and 4B: HR@10 .1690, .1716, .1766; NDCG@10 .1152, .1172, .1214 (table 4)"
 PAPER_R_GRPO = "the paper's R-GRPO is 1.2 to 2.7 % above GRPO in HR@1 (table 3, one run)"
 
 
@@ -43,6 +46,64 @@ def show_main(found: Mapping[str, Any], out: Console) -> None:
         best = ", ".join(f"{metric}: {name}" for metric, name in result["best_other"].items())
         out.print(shown(f"best other system by {best}"))
         out.print(shown(f"TREC files: eval/ in {', '.join(result['runs'])}"), end="\n\n")
+
+
+def show_loop(found: Mapping[str, Any], out: Console) -> None:
+    """Every half-iteration of both loops, their last stages compared, and the paper's gain."""
+    rows = [
+        ((arm, stage["name"], f"{stage['cpu_seconds']:,.0f}"), stage["metrics"])
+        for arm, facts in found["arms"].items()
+        for stage in facts["stages"]
+    ]
+    title = f"loop, {found['test_queries']:,} test queries, {_seeds(found)}"
+    print_metrics(title, ("loop", "stage", "CPU s"), rows, _ceiling(found), out)
+    out.print()
+    show_comparisons(found["comparisons"], out)
+    out.print(f"sft-only after as many rounds: {found['equal_rounds']}; after as much CPU time: {found['equal_cpu']}")
+    first, *_, last = (stage["metrics"]["NDCG@10"]["mean"] for stage in found["arms"]["rl+sft"]["stages"])
+    out.print(f"NDCG@10 of rl+sft over its sft0: {_percent(last, first)} ({PAPER_LOOP})")
+
+
+def show_cold(found: Mapping[str, Any], out: Console) -> None:
+    """For each group of users all systems, then how ``crs`` differs from them."""
+    for label, group in found["groups"].items():
+        ordered = sorted(group["searchers"].items(), key=lambda row: -row[1]["HR@10"]["mean"])
+        rows = [((name,), metrics) for name, metrics in ordered]
+        print_metrics(f"{label} users, {group['queries']:,} queries, {_seeds(found)}", ("system",), rows, (), out)
+        other = group["best_other"]["HR@10"]
+        hits = {name: metrics["HR@10"]["mean"] for name, metrics in ordered}
+        out.print(shown(f"HR@10 of crs over {other}: {_percent(hits['crs'], hits[other])}"), end="\n\n")
+    show_comparisons(found["comparisons"], out)
+    out.print(PAPER_COLD)
+
+
+def show_scale(found: Mapping[str, Any], out: Console) -> None:
+    """Every size with and without thought."""
+    rows = [
+        ((size, f"{facts['parameters'] / 1e6:.2f} M", name, _thousands(facts["tokens"][name])), metrics)
+        for size, facts in found["sizes"].items()
+        for name, metrics in facts["searchers"].items()
+    ]
+    title = f"backbones, {found['test_queries']:,} test queries, {_seeds(found)}"
+    print_metrics(title, ("size", "parameters", "system", "tokens"), rows, _ceiling(found), out)
+    out.print()
+    show_comparisons(found["comparisons"], out)
+    out.print(PAPER_SCALE)
+
+
+def show_controls(found: Mapping[str, Any], out: Console) -> None:
+    """All rows, then for each check what was expected, whether it held, and by what."""
+    title = f"controls, {found['test_queries']:,} test queries, {_seeds(found)}"
+    print_metrics(title, ("row",), [((name,), metrics) for name, metrics in found["rows"].items()], (), out)
+    for check in found["checks"]:
+        out.print()
+        out.print(f"{check['name']}: {'held' if check['held'] else 'DID NOT HOLD'}: {check['expected']}", markup=False)
+        if "chance" in check:
+            hits = check["hit_rate"]
+            out.print(
+                shown(f"HR@10 {hits['mean']:.3f} [{hits['low']:.3f}, {hits['high']:.3f}], chance {check['chance']:.3f}")
+            )
+        show_comparisons(check["comparisons"], out)
 
 
 def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
@@ -91,4 +152,14 @@ def _ceiling(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
     return [("Bayes optimum", found["ceiling"])] if "ceiling" in found else []
 
 
-SHOW: Mapping[str, Callable[[Mapping[str, Any], Console], None]] = {"main": show_main}
+def _percent(value: float, over: float) -> str:
+    return f"{100 * (value / over - 1):+.1f} %" if over else "not defined, it is 0"
+
+
+SHOW: Mapping[str, Callable[[Mapping[str, Any], Console], None]] = {
+    "main": show_main,
+    "loop": show_loop,
+    "cold": show_cold,
+    "scale": show_scale,
+    "controls": show_controls,
+}

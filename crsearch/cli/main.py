@@ -221,12 +221,16 @@ def search(
 @app.command(short_help="The paper's tables and figures, and controls.")
 def experiment(
     name: Annotated[
-        Literal["main", "rgrpo"],
-        typer.Argument(help="main: all systems (table 2). rgrpo: the loop with each objective (table 3)."),
+        Literal["main", "loop", "rgrpo", "cold", "scale", "controls"],
+        typer.Argument(
+            help="main: all systems (table 2). loop: each half-iteration (figure 2). rgrpo: R-GRPO, GRPO and SFT alone "
+            "(table 3). cold: users by length of history (figure 3). scale: three sizes (table 4). controls: where "
+            "nothing can be learned."
+        ),
     ],
-    starts: Annotated[
+    runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="rgrpo: finished runs to start from."),
+        typer.Argument(metavar="[RUN]...", help="Finished runs: rgrpo starts from them, cold looks at them."),
     ] = None,
     budget: Annotated[
         Literal["smoke", "hour", "full"], typer.Option(help="Minutes, under an hour on two cores, or a night.")
@@ -258,19 +262,21 @@ def experiment(
     from crsearch.pipeline.experiments.lab import BUDGETS, Lab
     from crsearch.pipeline.experiments.rgrpo import compare_loops, loop_starts
 
-    size = BUDGETS[budget]
+    size, runs = BUDGETS[budget], runs or []
+    if runs and name not in ("rgrpo", "cold"):
+        raise ConfigError(f"experiment {name}: makes its own runs; leave out {runs[0]}")
+    if steps and name != "rgrpo":
+        raise ConfigError(f"experiment {name}: --steps is for rgrpo; use --set rl.steps={steps}")
     settings = load_settings(None, _overrides(set_, None, threads), {"preset": size.preset})
-    folder = out or Path("runs") / ("loops" if name == "rgrpo" else name)
-    lab = Lab(settings=settings, seeds=seeds or size.seeds, out=folder, progress=arm_progress)
-    if name != "rgrpo":
-        if starts or steps:
-            raise ConfigError(f"experiment {name}: RUN and --steps are for rgrpo; leave them out")
-        found = conduct(name, lab)
-        echo_json(found) if as_json else show_experiment(found)
-        return
-    loop_seeds = seeds or (LOOP_SEEDS if starts else size.seeds)
-    found = compare_loops(starts or loop_starts(lab), folder, seeds=loop_seeds, rl_steps=steps, progress=arm_progress)
-    echo_json(found) if as_json else show_loops(found)
+    folder = out or Path("runs") / ("loops" if name == "rgrpo" else "main" if name == "cold" and not runs else name)
+    lab = Lab(settings=settings, seeds=seeds or size.seeds, out=folder, progress=arm_progress, runs=runs)
+    if name == "rgrpo":
+        number = seeds or (LOOP_SEEDS if runs else size.seeds)
+        found = compare_loops(runs or loop_starts(lab), folder, seeds=number, rl_steps=steps, progress=arm_progress)
+        show: Any = show_loops
+    else:
+        found, show = conduct(name, lab), show_experiment
+    echo_json(found) if as_json else show(found)
 
 
 @app.command(short_help="Write the report of a run: one HTML file.")

@@ -261,6 +261,8 @@ def sids_from_embeddings(
         from crsearch.sids.rqvae import fit_rqvae
 
         return _with_dedup(item_ids, fit_rqvae(embeddings_ND, config, seed), config)
+    if config.quantizer == "random":
+        return _with_dedup(item_ids, _random_codes(item_ids, config, seed), config)
     return _with_dedup(
         item_ids, residual_kmeans(embeddings_ND, config.layers, config.codes, config.iterations, seed), config
     )
@@ -274,14 +276,18 @@ def random_sids(catalogue: Sequence[Item], config: SidConfig, seed: int) -> SidB
     Raises:
         SidError: as ``build_sids``.
     """
-    codes = min(config.codes, len(catalogue))
+    item_ids = [item.item_id for item in catalogue]
+    return _with_dedup(item_ids, _random_codes(item_ids, config, seed), config)
+
+
+def _random_codes(item_ids: Sequence[str], config: SidConfig, seed: int) -> Quantised:
+    codes = min(config.codes, len(item_ids))
     if codes == 0:
         raise SidError("semantic IDs need at least one item: the catalogue is empty")
-    item_ids = [item.item_id for item in catalogue]
     codes_NL = np.empty((len(item_ids), config.layers), dtype=np.int64)
     codes_NL[_by_id(item_ids)] = np.random.default_rng(seed).integers(codes, size=codes_NL.shape)
     codebooks = (np.empty((codes, 0), dtype=np.float32),) * config.layers
-    return _with_dedup(item_ids, Quantised(codebooks, codes_NL, ()), config)
+    return Quantised(codebooks, codes_NL, ())
 
 
 def _with_dedup(item_ids: Sequence[str], found: Quantised, config: SidConfig) -> SidBook:

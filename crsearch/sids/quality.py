@@ -16,7 +16,8 @@ def quality(book: SidBook, embeddings_ND: Float[np.ndarray, "N D"] | None = None
 
     Args:
         book: the semantic IDs.
-        embeddings_ND: vectors of the book's items in its order; without them the reconstruction is left out.
+        embeddings_ND: vectors of the book's items in its order; without them the reconstruction is left out, and for
+            random codes, whose codebooks hold no numbers.
 
     Returns:
         JSON-ready. ``no_collision_rate``: buckets / items; ``uniquely_identified_rate``: share of items alone in
@@ -28,7 +29,7 @@ def quality(book: SidBook, embeddings_ND: Float[np.ndarray, "N D"] | None = None
         ``relative_error`` = the same over the mean squared distance to the mean vector (0 where that is 0).
 
     Raises:
-        SidError: the embeddings are of another width than the codebooks (those of ``random_sids`` have none).
+        SidError: the embeddings are of another width than the codebooks.
 
     Source: the collision figures that semantic-ID tools report (TorchEasyRec); definitions as above.
     """
@@ -47,7 +48,7 @@ def quality(book: SidBook, embeddings_ND: Float[np.ndarray, "N D"] | None = None
         "warnings": list(book.warnings),
         "layers": [_layer(book.codes_NL[:, layer], len(codebook)) for layer, codebook in enumerate(book.codebooks)],
     }
-    if embeddings_ND is not None:
+    if embeddings_ND is not None and any(codebook.shape[1] for codebook in book.codebooks):
         book.refuse_width(embeddings_ND)
         left_ND = book.projection(embeddings_ND).astype(np.float64)
         spread = float(((left_ND - left_ND.mean(axis=0)) ** 2).sum(axis=1).mean())

@@ -104,12 +104,21 @@ def roll_out(
     if config.rank_reward == "prob":
         target_logprob_BG = _target_logprob(builder, examples, ranked.thoughts, target_B)
     reward_BG = list_reward(config, parts, rows_BGK=rows_BGK, target_B=target_B, target_logprob_BG=target_logprob_BG)
+    total_BGK = parts["total"]
+    if config.shuffle_rewards:
+        reward_BG, total_BGK = shuffled(reward_BG, gen), shuffled(total_BGK, gen)
     advantage_BG, kept_B = group_advantage(reward_BG, config)
-    best_BG = choose_beam(parts["total"])
+    best_BG = choose_beam(total_BGK)
     chosen_BG = torch.zeros_like(best_BG) if config.aggregate == "first" else best_BG
     return Rollout(
         examples, ranked.thoughts, closed_BG, rows_BGK, target_B, parts, reward_BG, chosen_BG, advantage_BG, kept_B
     )
+
+
+def shuffled(values: Float[Tensor, "..."], gen: torch.Generator) -> Float[Tensor, "..."]:
+    """The same values in random places of the same shape."""
+    order = torch.randperm(values.numel(), generator=gen, device=gen.device).to(values.device)
+    return values.flatten()[order].view_as(values)
 
 
 def _target_logprob(

@@ -10,7 +10,7 @@ from rich.console import Console
 from tiny_run import Events, tiny_settings
 
 from crsearch.cli.experiments import show_experiment
-from crsearch.errors import DataError, RunError
+from crsearch.errors import ConfigError, DataError, RunError
 from crsearch.evaluate.evaluation import Evaluation
 from crsearch.evaluate.metrics import REPORTED, check_bounds
 from crsearch.pipeline.experiments.conduct import conduct
@@ -168,3 +168,112 @@ def test_a_folder_with_another_shop_is_refused(tmp_path):
     lab_in(tmp_path)[0].shop()
     with pytest.raises(RunError, match="holds a shop of other settings"):
         lab_in(tmp_path, "simulate.users=70")[0].shop()
+
+
+# -- the others -------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_cold_compares_within_groups_and_reads_what_main_has_run(main):
+    out, table, _ = main
+    lab, watched = lab_in(out, seeds=2)
+    found = conduct("cold", lab)
+    assert all(events.ran == [] for events in watched.arms.values())
+    assert sum(group["queries"] for group in found["groups"].values()) == table["test_queries"]
+    own = table["tables"]["map"]["groups"]["crs"]["history"]
+    for label, group in found["groups"].items():
+        assert {"queries": group["queries"], **group["searchers"]["crs"]} == own[label]
+        assert any(c["system"] == f"{label}: crs" and c["other"] == f"{label}: bm25" for c in found["comparisons"])
+    given = Lab(settings=lab.settings, seeds=1, out=out / "given", runs=[out / "map/seed-0", out / "map/seed-1"])
+    assert conduct("cold", given)["groups"] == found["groups"]
+    assert "HR@10 of crs over " in printed(found)
+
+
+def test_cold_says_what_a_run_lacks(tiny_run, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_run, tmp_path / "run")
+    results = tmp_path / "run/results.json"
+    facts = json.loads(results.read_text())
+    results.write_text(json.dumps({**facts, "searchers": {"crs": facts["searchers"]["crs"]}}))
+    lab = Lab(settings=tiny_settings(), seeds=1, out=tmp_path, runs=[tmp_path / "run"])
+    with pytest.raises(RunError, match=r"crs and another system are needed, not crs\. Measure more: crsearch evaluate"):
+        conduct("cold", lab)
+
+
+@pytest.mark.slow
+def test_loop_shows_every_half_iteration_and_sft_alone_for_as_many_rounds_and_as_much_time(tmp_path):
+    lab, _ = lab_in(tmp_path)
+    found = conduct("loop", lab)
+    arms = {name: [s["name"] for s in facts["stages"]] for name, facts in found["arms"].items()}
+    assert arms["rl+sft"] == ["sft0", "rl0", "sft1", "rl1", "sft2", "rl2", "sft3"]
+    assert arms["sft-only"] == [f"sft{i}" for i in range(len(arms["sft-only"]))]
+    assert {found["equal_rounds"], found["equal_cpu"]} <= set(arms["sft-only"])
+    starts = [facts["stages"][0] for facts in found["arms"].values()]
+    assert starts[0] == starts[1] and starts[0]["cpu_seconds"] == 0
+    for facts in found["arms"].values():
+        seconds = [stage["cpu_seconds"] for stage in facts["stages"]]
+        assert seconds == sorted(seconds) and seconds[-1] > 0
+    assert any(c["other"] == "sft-only sft3" for c in found["comparisons"])
+    again, watched = lab_in(tmp_path)
+    assert conduct("loop", again) == found
+    assert all(events.ran == [] for events in watched.arms.values())
+    assert "NDCG@10 of rl+sft over its sft0: " in printed(found)
+
+
+@pytest.mark.slow
+def test_scale_trains_three_sizes_with_and_without_thought(tmp_path):
+    lab, _ = lab_in(tmp_path, "model.width=16", "model.heads=2", "model.layers=2")
+    found = conduct("scale", lab)
+    sizes = found["sizes"]
+    assert [s["parameters"] for s in sizes.values()] == sorted({s["parameters"] for s in sizes.values()})
+    assert [(s["width"], s["layers"]) for s in sizes.values()] == [(8, 1), (16, 2), (24, 3)]
+    assert all(set(s["searchers"]) == {"crs", "crs-direct", "crs-no-thought"} for s in sizes.values())
+    pairs = {(c["system"], c["other"]) for c in found["comparisons"]}
+    assert {("one: crs", "half: crs"), ("half: crs", "half: crs-direct")} <= pairs
+    assert "one and a half" in printed(found)
+
+
+def test_scale_refuses_a_model_folder(tmp_path):
+    with pytest.raises(ConfigError, match="has one size"):
+        conduct("scale", lab_in(tmp_path, "model.path=x")[0])
+
+
+@pytest.mark.slow
+def test_controls_state_what_they_expect_and_whether_it_held(tmp_path):
+    lab, watched = lab_in(tmp_path)
+    found = conduct("controls", lab)
+    assert [check["name"] for check in found["checks"]] == [
+        "context pays", "no influence", "shuffled histories", "shuffled rewards", "random SIDs",
+    ]  # fmt: skip
+    for check in found["checks"]:
+        assert check["held"] in (True, False) and check["comparisons"] and len(check["expected"].split()) > 5
+    chance = found["checks"][-1]
+    assert chance["chance"] == 10 / 40
+    assert chance["hit_rate"] == found["rows"]["random SIDs: crs"]["HR@10"]
+    fingerprints = {name: Arm(tmp_path / name / "seed-0") for name in found["runs"].values() for name in [name[0][:-7]]}
+    data = {name: arm.stages["data"]["outputs"]["data/searches.parquet"] for name, arm in fingerprints.items()}
+    assert data["ordinary"] == data["shuffled-rewards"] == data["random-sids"]
+    assert len(set(data.values())) == 4
+    start = fingerprints["ordinary"].stages["sft0"], fingerprints["shuffled-rewards"].stages["sft0"]
+    assert start[0] == start[1]
+    assert "shuffled rewards: " in printed(found)
+    again, watched = lab_in(tmp_path)
+    assert conduct("controls", again) == found
+    assert all(events.ran == [] for events in watched.arms.values())
+
+
+def test_controls_need_a_simulated_shop(tmp_path):
+    with pytest.raises(ConfigError, match="needs a simulated shop"):
+        conduct("controls", lab_in(tmp_path, "data=somewhere")[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["main", "runs/a"], "experiment main: makes its own runs; leave out runs/a"),
+        (["cold", "--steps", "5"], "experiment cold: --steps is for rgrpo; use --set rl.steps=5"),
+    ],
+)
+def test_what_an_experiment_does_not_take_is_said(crsearch, arguments, told):
+    done = crsearch("experiment", *arguments)
+    assert done.exit_code == 2
+    assert told in done.stderr

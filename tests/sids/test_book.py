@@ -243,3 +243,11 @@ def test_random_sids_can_be_stored_but_take_no_new_items(tmp_path):
     with pytest.raises(SidError, match="codebooks of 0"):
         book.assign(np.zeros((1, 8)))
     assert quality(book)["items"] == 20
+
+
+def test_random_is_a_quantiser_that_never_looks_at_the_vectors():
+    items, config = shop(30), SidConfig(codes=6, quantizer="random")
+    vectors_ND = np.random.default_rng(0).normal(size=(len(items), 8))
+    book = sids_from_embeddings([i.item_id for i in items], vectors_ND, config, seed=3)
+    assert book.fingerprint() == random_sids(items, config, seed=3).fingerprint()
+    assert "reconstruction_error" not in quality(book, vectors_ND)["layers"][0]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crsearch.config import Nested, Settings, merge
-from crsearch.errors import RunError
+from crsearch.errors import ConfigError, RunError
 from crsearch.evaluate.evaluation import Evaluation
 from crsearch.pipeline.run import run
 from crsearch.pipeline.systems import FINAL, SYSTEMS
@@ -58,7 +58,7 @@ def changed(settings: Settings, changes: Nested) -> Settings:
 
 @dataclass(frozen=True)
 class Arm:
-    """A finished run of an experiment."""
+    """A run of an experiment; finished, unless said otherwise."""
 
     folder: Path
     """The run directory; TREC files of its systems lie in ``eval/``."""
@@ -80,6 +80,11 @@ class Arm:
         return Evaluation.load(self.folder / "eval", name)
 
     @property
+    def is_begun(self) -> bool:
+        """A stage may be done, all need not be."""
+        return (self.folder / "manifest.json").exists()
+
+    @property
     def loop(self) -> list[str]:
         """Stages of CRS that think, in order: sft0, rl0, sft1, ..."""
         return [s["name"] for s in self.results["stages"] if s["name"] != "align"]
@@ -94,17 +99,17 @@ class Arm:
             trained = ["align", "direct0", "direct"] if own == "direct" else [own]
         return sum((float(self.stages[s]["numbers"].get("tokens_sum", 0)) for s in trained if s in self.stages), 0.0)
 
-    def loop_seconds(self) -> dict[str, float]:
-        """CPU seconds of every stage of the loop after sft0, those that choose examples too, and ``total``.
+    def cpu_seconds(self, stages: Collection[str]) -> dict[str, float]:
+        """CPU seconds of training stages, of choosing their examples (``rl0.select``), and ``total``.
 
         They are those of the process that ran the stage, so a resumed arm has the same.
         """
         seconds = {
             name: float(entry["cost"]["cpu_seconds"])
             for name, entry in self.stages.items()
-            if name.split(".")[0] in self.loop[1:]
+            if name.split(".")[0] in stages
         }
-        return {**seconds, "total": sum(seconds.values())}
+        return {**seconds, "total": sum(seconds.values(), 0.0)}
 
 
 BEFORE_LOOP = ("data", "sids", "distill", "base", "align", "sft0")
@@ -124,7 +129,7 @@ def run_arm(settings: Settings, folder: Path, progress: Shown, start: Arm | None
         RunError: the start lacks a stage.
         RunError, ConfigError, DataError, SidError, ModelError, StorageError, TeacherError: see ``pipeline.run``.
     """
-    if start is not None and not (folder / "manifest.json").exists():
+    if start is not None and not Arm(folder).is_begun:
         _take_over(start, folder)
     with progress("/".join(folder.parts[-2:]), settings) as shown:
         run(settings, folder, resume=True, progress=shown)
@@ -162,12 +167,14 @@ class Lab:
         seeds: training seeds, from 0; the shop is the same for all.
         out: folder of the shops, of the arms and of the result.
         progress: opens the progress of an arm.
+        runs: finished runs to look at in place of arms, where an experiment takes them.
     """
 
     settings: Settings
     seeds: int
     out: Path
     progress: Shown = unseen
+    runs: Sequence[Path] = ()
 
     def shop(self, name: str = "data", changes: Nested | None = None) -> Path:
         """Records with their truth, simulated on the first call; those of the settings where these name some.
@@ -231,10 +238,10 @@ def simulated_only(settings: Settings, experiment: str, why: str) -> None:
     """Refuse an experiment that needs the simulated shop on other records.
 
     Raises:
-        RunError: ``data`` is set.
+        ConfigError: ``data`` is set.
     """
     if settings.data is not None:
-        raise RunError(f"experiment {experiment}: {why}; leave out data = {settings.data!r}")
+        raise ConfigError(f"experiment {experiment}: {why}; leave out data = {settings.data!r}")
 
 
 def mean_tokens(arms: Sequence[Arm], system: str) -> int:

@@ -94,7 +94,7 @@ class _Loops:
         for seed in range(seeds):
             for name in ARMS:
                 if seed == 0 and name != "r-grpo":
-                    self._make_equal(name, arms["r-grpo"][0].loop_seconds())
+                    self._make_equal(name, _after_sft0(arms["r-grpo"][0]))
                 arms[name].append(self._arm(f"{name}-{seed}", name, seed, self.steps[name], self.rounds[name]))
         return self._summary(arms)
 
@@ -108,10 +108,10 @@ class _Loops:
         """Give an arm as many steps, or rounds, as take the CPU time of R-GRPO, from a short probe."""
         if name == "grpo":
             probe = max(2, self.steps["r-grpo"] // PROBE)
-            cost = self._arm("probe-grpo", name, 0, probe, 1).loop_seconds()
+            cost = _after_sft0(self._arm("probe-grpo", name, 0, probe, 1))
             self.steps[name] = max(1, round(probe * r_grpo["rl0"] / cost["rl0"]))
         else:
-            cost = self._arm("probe-sft", name, 0, 0, 1).loop_seconds()
+            cost = _after_sft0(self._arm("probe-sft", name, 0, 0, 1))
             self.rounds[name] = max(1, round(r_grpo["total"] / cost["total"]))
 
     def _summary(self, arms: Mapping[str, list[Arm]]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class _Loops:
                 name: {
                     "rl_steps": self.steps[name],
                     "rounds": self.rounds[name],
-                    "cpu_seconds": {stage: round(s, 1) for stage, s in its[0].loop_seconds().items()},
+                    "cpu_seconds": {stage: round(s, 1) for stage, s in _after_sft0(its[0]).items()},
                     "stages": {s: row_metrics(rows[f"{name}.{s}"], self.settings) for s in its[0].loop},
                 }
                 for name, its in arms.items()
@@ -146,3 +146,8 @@ class _Loops:
             "comparisons": comparisons,
             "queries": len(rows["r-grpo.sft0"][0]),
         }
+
+
+def _after_sft0(arm: Arm) -> dict[str, float]:
+    """CPU seconds of the loop."""
+    return arm.cpu_seconds(arm.loop[1:])
