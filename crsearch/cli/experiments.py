@@ -16,7 +16,7 @@ WIDE_PAIRS = 160
 PAPER_LOOP = "the paper: +39.02 % and +21.21 % on two data sets, figure 2"
 PAPER_COLD = "the paper: CRS is best in every group, by 8.55 % where the history is shortest (figure 3, HR@10)"
 PAPER_SCALE = "the paper, 0.6B, 1.7B and 4B: HR@10 .1690, .1716, .1766; NDCG@10 .1152, .1172, .1214 (table 4)"
-PAPER_R_GRPO = "the paper's R-GRPO is 1.2 to 2.7 % above GRPO in HR@1 (table 3, one run)"
+PAPER_R_GRPO = "the paper: +1.2 to +2.7 % after each RL stage, one run, table 3"
 
 
 @contextmanager
@@ -45,7 +45,9 @@ def show_main(found: Mapping[str, Any], out: Console) -> None:
         show_comparisons(result["comparisons"], out)
         best = ", ".join(f"{metric}: {name}" for metric, name in result["best_other"].items())
         out.print(shown(f"best other system by {best}"))
-        out.print(shown(f"TREC files: eval/ in {', '.join(result['runs'])}"), end="\n\n")
+        if result["shared"]:
+            out.print(shown(f"of the table above, as no thought is read: {', '.join(result['shared'])}"))
+        out.print(shown(f"TREC files, below --out: {', '.join(f'{run}/eval' for run in result['runs'])}"), end="\n\n")
 
 
 def show_loop(found: Mapping[str, Any], out: Console) -> None:
@@ -118,7 +120,9 @@ def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
         title = f"{start}, {result['queries']:,} test queries, mean over the seeds"
         print_metrics(title, ("loop", "stage", "CPU s"), rows, (), out)
         show_comparisons(result["comparisons"], out)
-    out.print(PAPER_R_GRPO)
+        own, other = (result["arms"][arm]["stages"] for arm in ("r-grpo", "grpo"))
+        gains = (f"{_percent(own[s]['HR@1']['mean'], other[s]['HR@1']['mean'])} after {s}" for s in ("rl0", "sft1"))
+        out.print(f"HR@1 of r-grpo over grpo: {', '.join(gains)} ({PAPER_R_GRPO})", end="\n\n")
 
 
 def show_comparisons(comparisons: Sequence[Mapping[str, Any]], out: Console) -> None:

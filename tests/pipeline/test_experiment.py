@@ -15,7 +15,10 @@ from tests.tiny_run import tiny_settings
 @pytest.mark.slow
 def test_arms_share_their_start_and_differ_after_it(tmp_path):
     start = tmp_path / "start"
-    run(tiny_settings('evaluate.searchers=["crs"]'), start)
+    run(
+        tiny_settings('evaluate.searchers=["crs"]', "sft.samples=2", "decode.think_tokens=8", "loop.iterations=0"),
+        start,
+    )
     found = compare_loops([start], tmp_path / "loops", seeds=2, rl_steps=5)["start"]
     assert set(found["arms"]) == {"r-grpo", "grpo", "sft-only"}
     assert list(found["arms"]["r-grpo"]["stages"]) == ["sft0", "rl0", "sft1"]
@@ -32,7 +35,8 @@ def test_arms_share_their_start_and_differ_after_it(tmp_path):
     assert set(found["differences"]) >= {"r-grpo.rl0 - grpo.rl0", "r-grpo.sft1 - grpo.sft1"}
     console = Console(record=True, width=160)
     show_loops({"start": found}, console)
-    assert "r-grpo.rl0 - grpo.rl0" in console.export_text()
+    printed = console.export_text()
+    assert "r-grpo.rl0 - grpo.rl0" in printed and "HR@1 of r-grpo over grpo: " in printed
 
 
 def test_a_start_that_is_no_run_is_named(tmp_path):

@@ -15,12 +15,15 @@ from crsearch.evaluate.evaluation import Evaluation
 from crsearch.evaluate.metrics import REPORTED, check_bounds
 from crsearch.pipeline.experiments.conduct import conduct
 from crsearch.pipeline.experiments.lab import Arm, Lab
+from crsearch.pipeline.experiments.rgrpo import loop_starts
 from crsearch.pipeline.experiments.summary import COMPARED, compare_rows, row_metrics
 from crsearch.pipeline.systems import BASELINES, SYSTEMS
 
 FEW = (
     *(f"baselines.{name}.max_steps=2" for name in ("genre", "dsi", "ltrgr", "latent_r3", "tiger")),
     "baselines.latent_r3.batch=4", "baselines.dsi.branching=4",
+    *(f"{stage}.max_steps=1" for stage in ("align", "distill", "sft")),
+    "rl.steps=2", "sft.samples=2", "decode.think_tokens=8",
 )  # fmt: skip
 
 
@@ -140,9 +143,12 @@ def test_tokens_stand_beside_every_row(main):
     assert all(tokens[name] > 0 for name in (*BASELINES, "crs", "crs-direct"))
     assert tokens["bm25"] == tokens["popularity"] == 0
     arm = Arm(out / "map/seed-0")
-    path = ["align", "sft0", "rl0", "sft1"]
-    assert arm.results["final_stage"] == "sft1"
-    assert arm.tokens("crs") == sum(arm.stages[s]["numbers"]["tokens_sum"] for s in path)
+    seen = {stage: arm.stages[stage]["numbers"].get("tokens_sum", 0) for stage in ("align", "sft0", "rl0", "sft1")}
+    assert arm.results["final_stage"] == "sft1" and seen["align"] > 0 and seen["rl0"] > 0
+    assert arm.tokens("crs") == arm.tokens("crs-no-thought") == sum(seen.values())
+    assert arm.tokens("crs-direct") == seen["align"] + sum(
+        arm.stages[stage]["numbers"]["tokens_sum"] for stage in ("direct0", "direct") if stage in arm.stages
+    )
 
 
 @pytest.mark.slow
@@ -168,6 +174,19 @@ def test_a_folder_with_another_shop_is_refused(tmp_path):
     lab_in(tmp_path)[0].shop()
     with pytest.raises(RunError, match="holds a shop of other settings"):
         lab_in(tmp_path, "simulate.users=70")[0].shop()
+
+
+@pytest.mark.slow
+def test_loops_without_a_run_start_from_first_reasoning_after_each_analyst(tmp_path):
+    lab, watched = lab_in(tmp_path)
+    starts = loop_starts(lab)
+    assert [start.relative_to(tmp_path).as_posix() for start in starts] == ["starts/map", "starts/noisy"]
+    first, second = (Arm(start) for start in starts)
+    assert first.loop == second.loop == ["sft0"]
+    for stage, alike in (("data", True), ("distill", False)):
+        assert (first.stages[stage]["outputs"] == second.stages[stage]["outputs"]) == alike
+    assert loop_starts(lab) == starts
+    assert all(events.ran == [] for events in watched.arms.values())
 
 
 # -- the others -------------------------------------------------------------------------------------------------------

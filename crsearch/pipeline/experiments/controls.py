@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from crsearch.config import Nested, RlConfig
+from crsearch.errors import ConfigError
 from crsearch.evaluate.intervals import Interval
-from crsearch.pipeline.experiments.lab import Arm, Lab, simulated_only
+from crsearch.pipeline.experiments.lab import Arm, Lab
 from crsearch.pipeline.experiments.summary import Rows, best, compare_rows, row_metrics
 from crsearch.records.histories import with_shuffled_histories, without_histories
 from crsearch.records.store import Dataset
@@ -40,7 +41,11 @@ def negative_controls(lab: Lab) -> dict[str, Any]:
     Raises:
         ConfigError: the records are not those of a simulated shop.
     """
-    simulated_only(lab.settings, "controls", "needs a simulated shop, whose history can be made to say nothing")
+    if lab.settings.data is not None:
+        raise ConfigError(
+            "experiment controls: needs a simulated shop, whose history can be made to say nothing; leave out data = "
+            f"{lab.settings.data!r}"
+        )
     shop = lab.shop()
     everybody = {"evaluate": {"searchers": (*READERS, *QUERY_ONLY)}}
     readers = {"evaluate": {"searchers": READERS}}

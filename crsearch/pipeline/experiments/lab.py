@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crsearch.config import Nested, Settings, merge
-from crsearch.errors import ConfigError, RunError
+from crsearch.errors import RunError
 from crsearch.evaluate.evaluation import Evaluation
 from crsearch.pipeline.run import run
 from crsearch.pipeline.systems import FINAL, SYSTEMS
@@ -232,16 +232,6 @@ class Lab:
     def relative(self, arms: Sequence[Arm]) -> list[str]:
         """Folders of arms, below ``out``."""
         return [arm.folder.relative_to(self.out).as_posix() for arm in arms]
-
-
-def simulated_only(settings: Settings, experiment: str, why: str) -> None:
-    """Refuse an experiment that needs the simulated shop on other records.
-
-    Raises:
-        ConfigError: ``data`` is set.
-    """
-    if settings.data is not None:
-        raise ConfigError(f"experiment {experiment}: {why}; leave out data = {settings.data!r}")
 
 
 def mean_tokens(arms: Sequence[Arm], system: str) -> int:

@@ -22,7 +22,8 @@ def all_systems(lab: Lab) -> dict[str, Any]:
     Returns:
         ``tables``: teacher -> ``searchers``, ``tokens`` (mean number its model was trained on), ``not_run``,
         ``comparisons`` (of ``crs`` with each), ``best_other`` (per metric, not counting rows of CRS), ``groups``,
-        ``final_stages`` and ``runs``; ``data`` (table 1); ``test_queries``; ``ceiling``.
+        ``final_stages``, ``runs``, and ``shared`` (rows that are those of the first teacher).
+        ``data`` (table 1), ``test_queries``, ``ceiling``.
     """
     arms = systems_arms(lab)
     first = next(iter(arms.values()))
@@ -55,4 +56,5 @@ def _table(lab: Lab, own: Sequence[Arm], first: Sequence[Arm]) -> dict[str, Any]
         "groups": {name: group_metrics(row, lab.settings) for name, row in rows.items()},
         "final_stages": [arm.results["final_stage"] for arm in own],
         "runs": lab.relative(own),
+        "shared": [name for name, its in arms.items() if its is not own],
     }
