@@ -26,12 +26,11 @@ _BRAND_BONUS = 3.0
 _TOGETHER = 2.0
 _TOGETHER_SCALE = 5.0
 """ln(1 + 5 s) of how often an item is chosen with those of the history counts twice. Chosen on validation users of
-Amazon Beauty: NDCG@10 .265 for the items in this order, .219 without."""
+Amazon Beauty: NDCG@10 .265 for the items in this order, .230 without."""
 _QUOTES = 2
 _QUOTE_WORDS = 4
 _KIND_WORDS = 12
 _BRAND_WORDS = 4
-_ITEM_WORDS = 4
 _LITTLE_WORDS = frozenset({"a", "and", "by", "for", "in", "of", "on", "or", "the", "to", "with"})
 
 
@@ -87,9 +86,9 @@ class Inference:
 class TemplateTeacher:
     """Thoughts from records alone.
 
-    ``intent: Nails Nail Polish; evidence: chose OPI Top Coat; wanted item: Nails Nail Polish, OPI, OPI Nail Lacquer``
+    ``intent: Nails Nail Polish; evidence: chose OPI Top Coat; wanted item: Nails Nail Polish, OPI``
 
-    Order: kind, evidence, brand, item, each step to be read off those before; words as item texts have them.
+    Order: kind, evidence, brand, each step to be read off those before; words as item texts have them.
 
     * The kind is the category of most of what others chose for the query; for a query nobody else made, the category
       that it names (its words hold all words of the level).
@@ -98,7 +97,7 @@ class TemplateTeacher:
           ln max(n, 1/2) + 3 [brand chosen before] + 2 ln(1 + 5 sum_h s_h)
 
       where others chose the item n times for the query, and s_h times together with item h of the history (``Habits``).
-      The brand is the one with the largest sum of exp(score), the item its best.
+      The brand is the one with the largest sum of exp(score); its best item chooses the evidence and is not named.
     * The evidence is an earlier choice of that brand, else the one most often chosen together with the item; then the
       newest choice of the same category, or of its parent.
 
@@ -114,7 +113,7 @@ class TemplateTeacher:
         Args:
             items: the catalogue. searches: of training users; may be empty. language: of the frame; categories, brands
                 and titles stay as they are.
-            max_words: longest thought; the words of the item go first, then the evidence.
+            max_words: longest thought; the evidence is dropped until it fits.
         """
         self._items = {item.item_id: item for item in items}
         self._habits = Habits(searches)
@@ -253,15 +252,14 @@ class TemplateTeacher:
         levels = found.kind[1:] if len(found.kind) > 2 else found.kind
         kind = clip_words(" ".join(plain(level) for level in levels), _KIND_WORDS)
         brand = clip_words(found.brand, _BRAND_WORDS) if found.brand else ""
-        item = _beginning(found.item) if found.item else ""
         quotes = [q for i in found.evidence if (q := _quote(i))]
         text = ""
-        for shown, named in ((quotes, item), (quotes, ""), (quotes[:1], ""), ([], "")):
+        for shown in (quotes, quotes[:1], []):
             parts = [
                 frame.intent.format(kind),
                 frame.evidence.format(frame.comma.join(shown)) if shown else frame.nothing if not quotes else "",
                 frame.price.format(f"{float(f'{found.price:.2g}'):g}") if found.price else "",
-                frame.wanted.format(frame.comma.join(p for p in (kind, brand, named) if p)),
+                frame.wanted.format(frame.comma.join(p for p in (kind, brand) if p)),
             ]
             text = frame.stop.join(p for p in parts if p)
             if len(words_of(text)) <= self._max_words:
@@ -315,9 +313,3 @@ def _quote(item: Item) -> str:
         if words_of(title)
         else " ".join(map(plain, (item.brand or "", *item.category[-1:]))).strip()
     )
-
-
-def _beginning(item: Item) -> str:
-    """How the title begins; never all of it, so that no title is learned word by word."""
-    title = plain(item.title)
-    return clip_words(title, min(_ITEM_WORDS, len(words_of(title)) - 1))
