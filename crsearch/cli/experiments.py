@@ -97,6 +97,8 @@ def show_controls(found: Mapping[str, Any], out: Console) -> None:
     """All rows, then for each check what was expected, whether it held, and by what."""
     title = f"controls, {found['test_queries']:,} test queries, {_seeds(found)}"
     print_metrics(title, ("row",), [((name,), metrics) for name, metrics in found["rows"].items()], (), out)
+    if not found["informative"]:
+        out.print("context does not pay here, in the ordinary shop: what holds below says little at this budget")
     for check in found["checks"]:
         out.print()
         out.print(f"{check['name']}: {'held' if check['held'] else 'DID NOT HOLD'}: {check['expected']}", markup=False)

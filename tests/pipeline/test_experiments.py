@@ -265,6 +265,7 @@ def test_controls_state_what_they_expect_and_whether_it_held(tmp_path):
     ]  # fmt: skip
     for check in found["checks"]:
         assert check["held"] in (True, False) and check["comparisons"] and len(check["expected"].split()) > 5
+    assert found["informative"] == found["checks"][0]["held"]
     chance = found["checks"][-1]
     assert chance["chance"] == 10 / 40
     assert chance["hit_rate"] == found["rows"]["random SIDs: crs"]["HR@10"]
