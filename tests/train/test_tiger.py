@@ -18,11 +18,11 @@ TINY = TigerConfig(
 )  # fmt: skip
 
 
-def bench_with(shop, run, **changes):
-    """A workbench with other settings of TIGER; a checkpoint after every step."""
+def bench_with(shop, run, checkpoint_seconds=60.0, **changes):
+    """A workbench with other settings of TIGER."""
     bench = copy.copy(shop.bench(run))
     baselines = shop.settings.baselines.model_copy(update={"tiger": TINY.model_copy(update=changes)})
-    settings = shop.settings.model_copy(update={"baselines": baselines, "checkpoint_seconds": 0.0})
+    settings = shop.settings.model_copy(update={"baselines": baselines, "checkpoint_seconds": checkpoint_seconds})
     object.__setattr__(bench, "settings", settings)
     return bench
 
@@ -102,7 +102,7 @@ def test_tokens_and_epochs_both_end_the_training(shop, run, tokens, epochs, step
 def test_a_stage_that_was_killed_ends_with_the_same_bits_dropout_and_all(shop, tmp_path):
     def train(path, stop=None):
         with RunDirectory(path) as run:
-            bench = bench_with(shop, run, max_steps=6, dropout=0.3, users=5)
+            bench = bench_with(shop, run, checkpoint_seconds=0.0, max_steps=6, dropout=0.3, users=5)
             if stop is not None:
                 object.__setattr__(bench, "progress", stop)
             try:
