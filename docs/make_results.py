@@ -102,7 +102,7 @@ def remaking(settings: Settings, folder: Path, threads: int) -> str:
         parts += ["--set", f"preset={settings.preset}"]
     usual = dict(_flat(load_settings(None, (), {"preset": settings.preset}).model_dump()))
     for key, value in _flat(settings.model_dump()):
-        if key not in ("preset", "seed", "threads") and value != usual[key]:
+        if key not in ("preset", "seed", "threads", "processes") and value != usual[key]:
             parts += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]  # JSON of such values is TOML too
     return shlex.join([*parts, "--seed", str(settings.seed), "--threads", str(threads), "--out", str(folder)])
 

@@ -3,6 +3,7 @@
 from crsearch.pipeline.crew import Jobs
 from crsearch.pipeline.learn import Learner
 from crsearch.pipeline.measure import Evaluator
+from crsearch.pipeline.systems import baseline_start
 from crsearch.pipeline.workspace import Workspace
 from crsearch.runs import StageRecord
 
@@ -29,7 +30,7 @@ def direct(space: Workspace, early: float, late: float) -> None:
 
 def baseline(space: Workspace, name: str, tokens: float) -> None:
     """A generative baseline."""
-    _learner(space).baseline(name, _done(space, "base"), tokens)
+    _learner(space).baseline(name, _done(space, baseline_start(name)), tokens)
 
 
 JOBS: Jobs = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from crsearch.config import OptimConfig
 from crsearch.pipeline.stages import Work
-from crsearch.pipeline.systems import SAVED_BY_TRAINER, baseline_config, train_baseline
+from crsearch.pipeline.systems import SAVED_BY_TRAINER, baseline_config, baseline_start, train_baseline
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Example
 from crsearch.runs import StageRecord, read_lines, write_atomic, write_json
@@ -179,18 +179,18 @@ class Learner:
         inputs = [before.key, tokens, self.settings.align.model_dump(), optim.model_dump()]
         return self.training(name, inputs, work)
 
-    def baseline(self, name: str, base: StageRecord, tokens: float) -> StageRecord:
-        """A generative baseline, from the untrained base.
+    def baseline(self, name: str, start: StageRecord, tokens: float) -> StageRecord:
+        """A generative baseline.
 
         Args:
             name: of the system and of its stage.
-            base: where it starts.
+            start: the model it starts from: ``align`` for one that reads contexts, else ``base``.
             tokens: how many it is trained on.
         """
 
         def work(key: str) -> Outputs:
             users = [*self.aligned, *self.fresh]
-            bench = self.bench("base", users)
+            bench = self.bench(baseline_start(name), users)
             numbers = train_baseline(bench, name, key, users, tokens)
             outputs = [self.space.path("models", name)]
             if name not in SAVED_BY_TRAINER:
@@ -198,7 +198,7 @@ class Learner:
             beside = sorted(self.space.path("models").glob(f"{name}.*"))  # a layer of its own, see LatentR3
             return [*outputs, *beside], numbers
 
-        return self.training(name, [base.key, tokens, baseline_config(self.settings, name)], work)
+        return self.training(name, [start.key, tokens, baseline_config(self.settings, name)], work)
 
     def tokens(self, *, aligned: bool = False) -> float:
         """Tokens that the stages of CRS after alignment (or alignment too) have been trained on so far."""

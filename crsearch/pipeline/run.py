@@ -13,7 +13,7 @@ from crsearch.pipeline.jobs import JOBS
 from crsearch.pipeline.learn import Learner
 from crsearch.pipeline.measure import Evaluator, results
 from crsearch.pipeline.refuse import refuse_unknown_searchers
-from crsearch.pipeline.systems import BASELINES, SYSTEMS
+from crsearch.pipeline.systems import BASELINES, SYSTEMS, baseline_start
 from crsearch.pipeline.workspace import Workspace, processes, threads
 from crsearch.runs import Progress, RunDirectory, StageRecord, silent, write_json
 
@@ -138,10 +138,11 @@ def train(space: Workspace, crew: Crew) -> Trained:
         crew.wait(begun)
         late = learner.tokens() - early
         later("crs-direct", partial(learner.direct, aligned, early, late), "direct", early=early, late=late)
-    tokens = learner.tokens(aligned=True)
     for name in BASELINES:
         if name in settings.evaluate.searchers:
-            later(name, partial(learner.baseline, name, base, tokens), "baseline", name=name, tokens=tokens)
+            from_base = baseline_start(name) == "base"
+            before, tokens = base if from_base else aligned, learner.tokens(aligned=from_base)
+            later(name, partial(learner.baseline, name, before, tokens), "baseline", name=name, tokens=tokens)
     crew.wait(validated)
     final = choose(learner, [(name, r) for name, r in learner.stages if name != "align"])
     return Trained(data=data, stages=learner.stages, final=final, measured=measured, others=others)

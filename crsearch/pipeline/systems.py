@@ -81,8 +81,11 @@ DSI_VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Variant -> settings over those of ``baselines.dsi``."""
 
+READS_CONTEXTS = ("latent-r3",)
+"""Baselines that read contexts: they start from ``align``, as ``crs-direct`` does, and get the tokens after it."""
+
 BASELINES = ("genre", "dsi", *DSI_VARIANTS, "ltrgr", "latent-r3", "tiger")
-"""Systems with a training stage of their own, from the untrained base, on as many tokens as CRS."""
+"""Systems with a training stage of their own, on as many tokens as CRS: from the untrained base, or from ``align``."""
 
 
 SAVED_BY_TRAINER = ("tiger",)
@@ -125,13 +128,18 @@ def _latent(space: Workspace, name: str, stage: str) -> Searcher:
     return LatentSearcher(builder, attention, trie, space.settings.decode, name)
 
 
+def baseline_start(name: str) -> str:
+    """The stage that a baseline starts from."""
+    return "align" if name in READS_CONTEXTS else "base"
+
+
 def train_baseline(
     bench: "Workbench", name: str, key: str, examples: Sequence[Example], tokens: float
 ) -> dict[str, float]:
     """Train the model of a bench as a baseline; the training stage has the name of the system.
 
     Args:
-        bench: with the untrained base.
+        bench: with the model of ``baseline_start``.
         name: one of ``BASELINES``.
         key: of the stage.
         examples: all training examples.

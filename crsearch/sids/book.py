@@ -22,6 +22,10 @@ from crsearch.sids.text import item_text
 _LETTERS = "abcdefghi"
 
 
+_ABOUT = "book"
+"""Key of the metadata of ``codebooks.safetensors``; one, since safetensors writes several in any order."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SidBook:
     """Semantic IDs of a catalogue; row = place of the item in the catalogue.
@@ -191,14 +195,16 @@ class SidBook:
         write_atomic(folder / "items.parquet", table.getvalue())
         write_json(folder / "sid2item.json", {self.sid(row): item for row, item in enumerate(self.item_ids)})
         about = {
-            "dedup_codes": str(self.dedup_codes),
-            "built_rows": str(self.built_rows),
-            "warnings": json.dumps(self.warnings, ensure_ascii=False),
+            "dedup_codes": self.dedup_codes,
+            "built_rows": self.built_rows,
+            "warnings": self.warnings,
             "fingerprint": self.fingerprint(),
         }
         tensors = {f"layer_{layer}": np.ascontiguousarray(book) for layer, book in enumerate(self.codebooks)}
         tensors |= {name: np.ascontiguousarray(array) for name, array in self.projection.tensors().items()}
-        write_atomic(folder / "codebooks.safetensors", save(tensors, metadata=about))
+        write_atomic(
+            folder / "codebooks.safetensors", save(tensors, metadata={_ABOUT: json.dumps(about, ensure_ascii=False)})
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "SidBook":
@@ -212,7 +218,7 @@ class SidBook:
 
         try:
             with safe_open(folder / "codebooks.safetensors", framework="numpy") as file:
-                about = file.metadata() or {}
+                about = json.loads((file.metadata() or {})[_ABOUT])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             layers = sum(name.startswith("layer_") for name in tensors)
             codebooks = tuple(tensors[f"layer_{layer}"] for layer in range(layers))
@@ -221,9 +227,9 @@ class SidBook:
                 item_ids=tuple(table["item_id"].to_list()),
                 codes_NL=np.array(table["codes"].to_list(), dtype=np.int64).reshape(len(table), len(codebooks) + 1),
                 codebooks=codebooks,
-                dedup_codes=int(about["dedup_codes"]),
-                built_rows=int(about["built_rows"]),
-                warnings=tuple(json.loads(about["warnings"])),
+                dedup_codes=about["dedup_codes"],
+                built_rows=about["built_rows"],
+                warnings=tuple(about["warnings"]),
                 projection=Projection.from_tensors(tensors),
             )
         except FileNotFoundError as e:
