@@ -792,6 +792,7 @@ PAPER: Nested = {
 _DEMO: Nested = {
     "split": {"test": 0.42, "valid": 0.1},
     "context": {"time": "month", "price": "bucket"},
+    "sft": {"optim": {"lr_matrix": 0.02, "lr": 3e-3}},  # as alignment; lower rates learn far less in so few steps
 }
 
 SMOKE: Nested = merge(

@@ -159,7 +159,7 @@ class Learner:
             early: tokens of ``direct0``; 0 = there is none.
             late: tokens after it.
         """
-        optim = self.settings.distill.optim
+        optim = self.settings.align.optim
         if early == 0:
             return self._directly("direct", "align", aligned, late, optim)
         begun = self.direct_begun(aligned, early)
@@ -167,7 +167,7 @@ class Learner:
 
     def direct_begun(self, aligned: StageRecord, tokens: float) -> StageRecord:
         """The part of the control that can be trained before CRS is."""
-        optim = self.settings.distill.optim.model_copy(update={"schedule": "constant"})
+        optim = self.settings.align.optim.model_copy(update={"schedule": "constant"})
         return self._directly("direct0", "align", aligned, tokens, optim)
 
     def _directly(self, name: str, start: str, before: StageRecord, tokens: float, optim: OptimConfig) -> StageRecord:
