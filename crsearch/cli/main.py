@@ -116,7 +116,7 @@ def _crsearch(
 @app.command(short_help="Simulate a shop, train, evaluate, report.")
 def demo(
     budget: Annotated[
-        Literal["smoke", "demo", "small"], typer.Option(help="About 1, 13 or 60 minutes on two cores.")
+        Literal["smoke", "demo", "small"], typer.Option(help="About 1, 8 or (an estimate) 60 minutes on two cores.")
     ] = "demo",
     out: Out = Path("runs/demo"),
     set_: Set = None,
