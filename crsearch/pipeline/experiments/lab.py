@@ -115,6 +115,9 @@ class Arm:
 BEFORE_LOOP = ("data", "sids", "distill", "base", "align", "sft0")
 """Stages that all loops from one start share."""
 
+MEASURED_BEFORE = ("eval.stage.align", "eval.stage.sft0")
+"""Measurements that they share where the start has them."""
+
 
 def run_arm(settings: Settings, folder: Path, progress: Shown, start: Arm | None = None) -> Arm:
     """Run an arm, or what is missing of it.
@@ -141,7 +144,8 @@ def _take_over(start: Arm, folder: Path) -> None:
     missing = [stage for stage in BEFORE_LOOP if stage not in start.stages]
     if missing:
         raise RunError(f"{start.folder}: stage {missing[0]} is not done: finish the run first")
-    shared = {stage: start.stages[stage] for stage in BEFORE_LOOP}
+    measured = [stage for stage in MEASURED_BEFORE if stage in start.stages]
+    shared = {stage: start.stages[stage] for stage in (*BEFORE_LOOP, *measured)}
     for file in (file for entry in shared.values() for file in entry["outputs"]):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(start.folder / file, folder / file)
