@@ -314,7 +314,8 @@ def simulate(
 @app.command("import", short_help="Turn your logs into records.")
 def import_(
     source: Annotated[
-        Literal["hem", "kuaisearch", "tables"], typer.Argument(metavar="SOURCE", help="hem, kuaisearch or tables.")
+        Literal["completejourney", "hem", "kuaisearch", "tables"],
+        typer.Argument(metavar="SOURCE", help="completejourney, hem, kuaisearch or tables."),
     ],
     logs: Annotated[Path, typer.Argument(metavar="LOGS", help="Folder of the source, or mapping file of tables.")],
     folder: Records,
@@ -335,8 +336,9 @@ def import_(
 ) -> None:
     """Turn logs into records, and say what was changed or dropped and why.
 
-    hem: Amazon reviews. kuaisearch: a KuaiSearch folder. tables: your own CSV, JSON lines or Parquet, with a
-    mapping.toml that says which column is what (without one, an example is shown).
+    completejourney: a year of a grocery shop. hem: Amazon reviews. kuaisearch: a KuaiSearch folder. tables: your
+    own CSV, JSON lines or Parquet, with a mapping.toml that says which column is what (without one, an example is
+    shown).
     """
     from crsearch.cli.progress import working
     from crsearch.cli.show import echo_json, show_import

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from crsearch.records.importers.common import ImportReport
+from crsearch.records.importers.completejourney import import_completejourney
 from crsearch.records.importers.hem import import_hem
 from crsearch.records.importers.kuaisearch import import_kuaisearch
 from crsearch.records.importers.tables import import_tables
@@ -12,6 +13,7 @@ Importer = Callable[..., tuple[Dataset, ImportReport]]
 """``(source: Path, split: SplitConfig, *, unknown_items="error", **options)``; options are those of the module."""
 
 IMPORTERS: dict[str, Importer] = {
+    "completejourney": import_completejourney,
     "hem": import_hem,
     "kuaisearch": import_kuaisearch,
     "tables": import_tables,

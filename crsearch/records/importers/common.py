@@ -1,17 +1,22 @@
 """What all importers share: the report, items outside the catalogue, clean texts, the last steps."""
 
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from crsearch.config import SplitConfig
 from crsearch.errors import DataError
 from crsearch.records.leaks import assert_no_leaks
+from crsearch.records.problems import Problem, refuse
+from crsearch.records.rows import TEXT_SUFFIXES, find_table, read_rows
 from crsearch.records.sales import with_training_sales
 from crsearch.records.split import choose_targets
 from crsearch.records.store import Catalogue, Dataset, refuse_unknown_items
 from crsearch.records.types import Item, Search, User
+from crsearch.records.values import short
 
 UnknownItemsPolicy = Literal["error", "drop", "text"]
 """An item of a search that is not in the catalogue: refuse, leave out, or keep as text without a semantic ID."""
@@ -78,6 +83,95 @@ def without_repeats(ids: Iterable[str], report: ImportReport, what: str) -> tupl
     if len(once) < len(given):
         report.changed[f"{what}: repeated items left out"] += len(given) - len(once)
     return once
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of a table of a source; ``line["column"]`` is a value as text, empty where it is absent."""
+
+    file: Path
+    number: int
+    """Line of a text file, row of a Parquet file, from 1."""
+    values: Mapping[str, Any]
+    right: Mapping[str, str]
+    """An example of a right row, for messages."""
+    none: Container[str] = ()
+    """Words by which the source says that it does not know."""
+
+    def __getitem__(self, column: str) -> str:
+        value = self.values.get(column)
+        text = "" if value is None else str(value).strip()
+        return "" if text in self.none else text
+
+    def broken(self, column: str, rule: str) -> DataError:
+        """The error of a value that breaks a rule: file, line and column, the value, the rule, a right row."""
+        place = f"{self.file}:{self.number}:{column}"
+        return DataError(f"{place}: {short(self[column])}: {rule}; a right row: {dict(self.right)}")
+
+    def id(self, column: str) -> str:
+        """A text that must be there.
+
+        Raises:
+            DataError: it is empty.
+        """
+        text = self[column]
+        if not text:
+            raise self.broken(column, "an id is needed")
+        return text
+
+    def number_of(self, column: str) -> float:
+        """A finite number.
+
+        Raises:
+            DataError: it is none.
+        """
+        try:
+            number = float(self[column])
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise self.broken(column, "a number is needed")
+        return number
+
+
+def table_lines(path: Path, right: Mapping[str, str], none: Container[str] = ()) -> Iterator[Line]:
+    """The rows of a table that has the columns of the example of a right row.
+
+    Args:
+        path: CSV, TSV, JSON lines or Parquet.
+        right: the example.
+        none: words by which the source says that it does not know.
+
+    Raises:
+        DataError: no such file, a row that cannot be read, a column that is not there.
+    """
+    for row in read_rows(path):
+        if isinstance(row, Problem):
+            refuse([row])
+            continue
+        if not right.keys() <= row.values.keys():
+            missing = [name for name in right if name not in row.values]
+            there = ", ".join(row.values)
+            raise DataError(
+                f"{path}:{row.line}: there is no column {missing[0]!r} (there are: {there}); a right row: {dict(right)}"
+            )
+        yield Line(path, row.line, row.values, right, none)
+
+
+def needed_table(source: Path, *names: str) -> Path:
+    """The file of a table, under the first of its names that is there.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = [path for name in names if (path := find_table(source, name)) is not None]
+    if not found:
+        there = ", ".join(sorted(p.name for p in source.iterdir())) if source.is_dir() else "no such folder"
+        raise DataError(
+            f"{source}: there is no table {' or '.join(names)} (.parquet, {', '.join(TEXT_SUFFIXES)}); "
+            f"there are: {there or 'no files'}"
+        )
+    return found[0]
 
 
 def resolve_unknown_items(
