@@ -1,6 +1,7 @@
 """What a finished run left on disk, read when it is first asked for."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ class Found:
     settings: Settings
     results: Json
     _evaluations: dict[str, Evaluation | None] = field(default_factory=dict)
+    _differences: dict[tuple[str, str, str, tuple[str, str] | None], Interval | None] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Found":
@@ -122,13 +124,24 @@ class Found:
         Returns:
             None where the files of one of them are not there.
         """
-        pair = [self.evaluation(name) for name in (system, other)]
-        if pair[0] is None or pair[1] is None:
+        key = (system, other, metric, group)
+        if key not in self._differences:
+            self._differences[key] = self._difference(*key)
+        return self._differences[key]
+
+    def _difference(self, system: str, other: str, metric: str, group: tuple[str, str] | None) -> Interval | None:
+        a, b = self.evaluation(system), self.evaluation(other)
+        if a is None or b is None:
             return None
-        a, b = pair[0], pair[1]
         if group is not None:
             a, b = (e.by_group(group[0])[group[1]] for e in (a, b))
         return compare(a, [b], metric, seed=self.settings.seed)[0].difference
+
+    def milliseconds(self, system: str) -> float | None:
+        """Mean time of a query; none where nobody measured it."""
+        measured = self.evaluation(system)
+        mean = float("nan") if measured is None or not len(measured) else float(measured.latency_ms_B.mean())
+        return None if math.isnan(mean) else mean
 
     def json(self, *parts: str) -> Any:
         """Content of a JSON file of the run; none where it is not there."""

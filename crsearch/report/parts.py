@@ -43,6 +43,8 @@ class Table:
     """Rows to mark."""
     folded: bool = False
     """Shown on demand, where the page can do so."""
+    notes: Sequence[tuple[Cell, str]] = ()
+    """Last rows: a first cell, and a text that takes the place of all others."""
     kind: ClassVar[str] = "table"
 
     def __post_init__(self) -> None:

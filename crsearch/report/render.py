@@ -3,6 +3,7 @@
 import re
 from functools import cache
 from importlib import resources
+from itertools import count
 from typing import Any
 
 from markupsafe import Markup
@@ -71,14 +72,31 @@ def _as_markdown(value: Any) -> Markup:
     return value if isinstance(value, Markup) else Markup(markdown(value))
 
 
+class _Numbers:
+    """Numbers of the tables and figures of a page, each the next one when asked."""
+
+    def __init__(self) -> None:
+        self._tables, self._figures = count(1), count(1)
+
+    def table(self) -> int:
+        """Number of the next table."""
+        return next(self._tables)
+
+    def figure(self) -> int:
+        """Number of the next figure."""
+        return next(self._figures)
+
+
 def html(page: Page) -> str:
     """The page as one HTML file that asks for nothing else."""
     css = resources.files("crsearch.report").joinpath("templates", "page.css").read_text(encoding="utf-8")
-    text: str = _environment("html").get_template("page.html.jinja").render(page=page, css=Markup(css))
+    text: str = (
+        _environment("html").get_template("page.html.jinja").render(page=page, css=Markup(css), numbers=_Numbers())
+    )
     return text
 
 
 def md(page: Page) -> str:
     """The page as Markdown; figures are named, not drawn."""
-    text: str = _environment("md").get_template("page.md.jinja").render(page=page)
+    text: str = _environment("md").get_template("page.md.jinja").render(page=page, numbers=_Numbers())
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -1,10 +1,12 @@
 """One paragraph in plain words that is true whatever came out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from crsearch.evaluate.intervals import Interval
+from crsearch.report.claims import loop_change
 from crsearch.report.found import Found
-from crsearch.report.systems import CONTROLS, by_quality, loop_change, verdicts
+from crsearch.report.lineage import CONTROLS, is_crs
+from crsearch.report.systems import METRICS, by_quality, verdicts
 from crsearch.report.values import brackets, percent, plain, signed
 from crsearch.report.verdict import Verdict
 
@@ -39,17 +41,24 @@ def _level(found: Found) -> str:
 
 
 def _controls(found: Found) -> list[str]:
-    said = verdicts(found)
-    out = [_stands("crs", _WHAT[name], said[name]) for name in CONTROLS if name in said]
+    """How ``crs`` stands to its controls: in NDCG@10, and in another metric that says something else."""
+    out = []
+    for name in CONTROLS:
+        said = {metric: verdicts(found, metric)[name] for metric in METRICS if name in verdicts(found, metric)}
+        out += [
+            _stands("crs", _WHAT[name] if metric == METRICS[0] else name, verdict, metric)
+            for metric, verdict in said.items()
+            if metric == METRICS[0] or METRICS[0] not in said or verdict.word != said[METRICS[0]].word
+        ]
     return out
 
 
-def _stands(system: str, other: str, said: Verdict) -> str:
+def _stands(system: str, other: str, said: Verdict, metric: str = "NDCG@10") -> str:
     """A comparison as a sentence."""
     if said.word == "not distinguishable from":
-        return f"In NDCG@10 {system} is not distinguishable from {other} (difference {signed(said.difference)})."
+        return f"In {metric} {system} is not distinguishable from {other} (difference {signed(said.difference)})."
     size = _without_sign(said.difference)
-    return f"In NDCG@10 {system} is {said.word} {other}, by {plain(size['mean'])} {brackets(size)}."
+    return f"In {metric} {system} is {said.word} {other}, by {plain(size['mean'])} {brackets(size)}."
 
 
 def _without_sign(difference: Interval) -> Interval:
@@ -60,10 +69,22 @@ def _without_sign(difference: Interval) -> Interval:
 
 
 def _others(found: Found) -> list[str]:
+    """How ``crs`` stands to all other systems, its own variants apart."""
     said = {name: v for name, v in verdicts(found).items() if name not in CONTROLS}
+    rivals = {name: v for name, v in said.items() if not is_crs(name)}
+    variants = {name: v for name, v in said.items() if is_crs(name)}
+    out = [f"Against the other systems: {text}." for text in [_by_word(rivals)] if text]
+    if variants:
+        out.append(f"Against its own variants: {_by_word(variants)}.")
+    lacking = sorted(found.results.get("not_run", {}))
+    if lacking:
+        out.append(f"Not run: {_names(lacking)}; the table says what they need.")
+    return out
+
+
+def _by_word(said: Mapping[str, Verdict]) -> str:
     by_word = {w: [name for name in sorted(said) if said[name].word == w] for w in _PHRASES}
-    found_any = [f"{_PHRASES[word]} {_names(names)}" for word, names in by_word.items() if names]
-    return [f"Against the other systems: {'; '.join(found_any)}."] if found_any else []
+    return "; ".join(f"{_PHRASES[word]} {_names(names)}" for word, names in by_word.items() if names)
 
 
 _PHRASES = {

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from crsearch.report import about, render, systems, training
+from crsearch.report.claims import claims
 from crsearch.report.examples import examples
 from crsearch.report.found import Found
+from crsearch.report.groups import groups
 from crsearch.report.parts import Page
 from crsearch.report.summary import summary
+from crsearch.report.thinking import thought_pays
 from crsearch.runs import write_atomic
 
 
@@ -42,12 +45,12 @@ def page_of(found: Found) -> Page:
             about.data(found),
             systems.main_table(found),
             systems.significance(found),
-            systems.claims(found),
+            thought_pays(found),
+            claims(found),
             training.stages(found),
             training.losses(found),
             training.rewards(found),
-            systems.groups(found),
-            systems.thought_pays(found),
+            groups(found),
             training.statements(found),
             about.semantic_ids(found),
             examples(found),

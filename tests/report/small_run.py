@@ -22,6 +22,7 @@ from crsearch.sids import item_text, quality, sids_from_embeddings
 SYSTEMS = ("crs", "crs-direct", "crs-no-thought", "bm25", "popularity")
 STAGES = ("align", "sft0", "rl0", "sft1")
 TOKENS = {"align": 5_000, "sft0": 1_500, "rl0": 900, "sft1": 1_200, "direct": 3_600}
+NOT_RUN = {"dense-bge": "weights not at hand (hf download it, then --set dense.bge=it)"}
 _TURN = {"crs": 0, "crs-direct": 1, "crs-no-thought": 2, "stage.align": 3, "stage.sft0": 2, "stage.rl0": 1,
          "stage.sft1": 0}  # fmt: skip
 """How far the best possible list is turned: the larger, the worse a system ranks."""
@@ -102,6 +103,7 @@ def _results(folder: Path, shop: Simulation, done: Mapping[str, Evaluation]) -> 
         "seeds": [0],
         "invalid_items": 0,
         "searchers": {name: e.metrics() for name, e in systems.items()},
+        "not_run": NOT_RUN,
         "final_stage": "sft1",
         "stages": [
             {"name": name, "tokens": TOKENS[name], "mode": "direct" if name == "align" else "think",

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from reading import Reader, section, tables
-from small_run import TOKENS
+from small_run import NOT_RUN, TOKENS
 
 from crsearch.errors import RunError
 from crsearch.evaluate.metrics import REPORTED
@@ -90,8 +90,8 @@ def test_no_path_of_this_machine_is_in_the_report(finished: Path) -> None:
 def test_every_number_of_every_system_is_that_of_the_results(finished: Path) -> None:
     found = results(finished)
     rows = tables(section(markdown(finished), "All systems"))[0]
-    assert rows[0][1:6] == list(REPORTED)
-    shown = {row[0]: row[1:6] for row in rows[1:]}
+    assert rows[0][2:7] == list(REPORTED)
+    shown = {row[0]: row[2:7] for row in rows[1:] if row[0] not in NOT_RUN}
     assert shown.keys() == {*found["searchers"], "ceiling (Bayes optimum)"}
     for name, row in found["searchers"].items():
         for metric, cell in zip(REPORTED, shown[name], strict=True):
@@ -102,13 +102,37 @@ def test_every_number_of_every_system_is_that_of_the_results(finished: Path) -> 
 
 
 def test_systems_stand_in_the_order_of_ndcg(finished: Path) -> None:
-    rows = tables(section(markdown(finished), "All systems"))[0][1:-1]
-    values = [float(row[5].split()[0]) for row in rows]
+    rows = tables(section(markdown(finished), "All systems"))[0][1:-2]
+    values = [float(row[6].split()[0]) for row in rows]
     assert values == sorted(values, reverse=True)
 
 
+def test_a_system_that_could_not_run_stands_in_the_table_with_its_reason(finished: Path) -> None:
+    (name, why), *_ = NOT_RUN.items()
+    last = tables(section(markdown(finished), "All systems"))[0][-1]
+    assert last[:2] == [name, f"not run: {why}"]
+    assert not any(last[2:])
+    assert f"Not run: {name};" in summary(Found.read(finished))
+    row = re.search(rf"<tr><th scope=\"row\"><bdi>{name}</bdi></th>(<td[^>]*>)", page(finished))
+    assert row is not None
+    assert f'colspan="{1 + len(REPORTED) + 1}"' in row[1]
+
+
+def test_tables_and_figures_are_numbered_and_every_table_has_a_name(finished: Path) -> None:
+    text, read = page(finished), Reader(page(finished))
+    for kind in ("Table", "Figure"):
+        numbers = [int(n) for n in re.findall(rf"<b>{kind} (\d+)\.</b>", text)]
+        assert len(numbers) >= 5
+        assert numbers == list(range(1, len(numbers) + 1))
+    names = [attributes["aria-labelledby"] for tag, attributes in read.tags if tag == "table"]
+    assert len(names) == len(set(names))
+    assert set(names) <= set(read.values("id"))
+    labelled = [attributes for tag, attributes in read.tags if tag == "svg"]
+    assert all(a.get("role") == "img" and a.get("aria-label") for a in labelled)
+
+
 def test_trained_tokens_are_those_of_the_stages_behind_a_system(finished: Path) -> None:
-    rows = {row[0]: row[6] for row in tables(section(markdown(finished), "All systems"))[0]}
+    rows = {row[0]: row[7] for row in tables(section(markdown(finished), "All systems"))[0]}
     assert rows["crs"] == rows["crs-no-thought"] == f"{sum(TOKENS.values()) - TOKENS['direct']:,.0f}"
     assert rows["crs-direct"] == f"{TOKENS['align'] + TOKENS['direct']:,.0f}"
     assert rows["bm25"] == "–"
@@ -158,7 +182,13 @@ def test_a_change_between_stages_is_the_difference_of_their_means(finished: Path
 
 def test_groups_hold_all_test_queries(finished: Path) -> None:
     found = results(finished)
-    for table in tables(section(markdown(finished), "Groups of queries")):
+    gains, *groups = tables(section(markdown(finished), "Groups of queries"))
+    sums: dict[str, int] = {}
+    for row in gains[1:]:
+        column = row[0].split(":")[0]
+        sums[column] = sums.get(column, 0) + int(row[1])
+    assert set(sums.values()) == {found["test_queries"]}
+    for table in groups:
         sizes = [int(re.search(r"\((\d+)\)", label)[1]) for label in table[0][1:]]  # type: ignore[index]
         assert sum(sizes) == found["test_queries"]
 
@@ -168,7 +198,11 @@ def test_the_thought_is_weighed_against_both_controls_in_all_queries_and_in_each
     assert rows[0] == ["queries", "number", "crs", "crs-direct", "crs-no-thought", "crs - crs-direct",
                        "crs - crs-no-thought"]  # fmt: skip
     assert rows[1][0] == "all"
-    assert sum(int(row[1]) for row in rows[2:]) == int(rows[1][1])
+    sums: dict[str, int] = {}
+    for row in rows[2:]:
+        column = row[0].split(":")[0]
+        sums[column] = sums.get(column, 0) + int(row[1])
+    assert sums == dict.fromkeys(("history", "target", "query kind"), int(rows[1][1]))
     significance = results(finished)["significance"]["NDCG@10"]["crs-direct"]["difference"]
     assert rows[1][5] == f"+{significance['mean']:.3f} [{significance['low']:.3f}, {significance['high']:.3f}]"
 
@@ -245,6 +279,34 @@ def test_the_summary_tells_how_far_the_ceiling_is_and_that_there_is_one_seed(fin
     text = summary(Found.read(finished))
     assert f"NDCG@10 of {results(finished)['ceiling']['NDCG@10']:.3f}" in text
     assert "There is one seed" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sentence"),
+    [
+        (-0.05, -0.01, "In HR@10 crs is below crs-direct (-0.030 [-0.050, -0.010])"),
+        (-0.01, 0.07, "In HR@10 crs is not distinguishable from crs-direct (+0.030 [-0.010, 0.070])"),
+        (0.01, 0.05, None),
+    ],
+)
+def test_the_report_says_where_thinking_does_not_pay(
+    copied: Copy, low: float, high: float, sentence: str | None
+) -> None:
+    folder = copied()
+    found = results(folder)
+    good = {"difference": {"mean": 0.03, "low": 0.01, "high": 0.05}, "p": 0.001, "p_holm": 0.001}
+    row = {"difference": {"mean": (low + high) / 2, "low": low, "high": high}, "p": 0.001, "p_holm": 0.001}
+    found["significance"] = {metric: {"crs-direct": good, "crs-no-thought": good} for metric in ("HR@10", "NDCG@10")}
+    found["significance"]["HR@10"] = {"crs-direct": row, "crs-no-thought": good}
+    write_json(folder / "results.json", found)
+    write_report(folder)
+    text = section(markdown(folder), "Does the thought pay?")
+    assert ("Where thinking does not pay, over all queries" in text) == (sentence is not None)
+    if sentence is not None:
+        assert f"over all queries: {sentence}." in text
+        told = summary(Found.read(folder))  # the two metrics say different things, so the summary names both
+        assert "In NDCG@10 crs is above crs-direct" in told
+        assert sentence.split(" (")[0] in told
 
 
 def test_invalid_items_are_told(copied: Copy) -> None:
