@@ -314,10 +314,13 @@ def simulate(
 @app.command("import", short_help="Turn your logs into records.")
 def import_(
     source: Annotated[
-        Literal["completejourney", "hem", "kuaisearch", "tables"],
-        typer.Argument(metavar="SOURCE", help="completejourney, hem, kuaisearch or tables."),
+        Literal["completejourney", "esci", "hem", "kuaisearch", "tables"],
+        typer.Argument(metavar="SOURCE", help="completejourney, esci, hem, kuaisearch or tables."),
     ],
-    logs: Annotated[Path, typer.Argument(metavar="LOGS", help="Folder of the source, or mapping file of tables.")],
+    logs: Annotated[
+        Path,
+        typer.Argument(metavar="LOGS", help="Folder of the source, mapping file of tables, or queries of esci."),
+    ],
     folder: Records,
     unknown_items: Annotated[
         Literal["error", "drop", "text"], typer.Option(help="What happens to an item that is not in the catalogue.")
@@ -331,14 +334,17 @@ def import_(
     max_errors: Annotated[
         int, typer.Option(min=0, metavar="N", help="tables: with skip, stop after more broken rows than these.")
     ] = 100,
+    catalogue: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="esci: records whose items are searched; all queries are tests.")
+    ] = None,
     set_: Set = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn logs into records, and say what was changed or dropped and why.
 
-    completejourney: a year of a grocery shop. hem: Amazon reviews. kuaisearch: a KuaiSearch folder. tables: your
-    own CSV, JSON lines or Parquet, with a mapping.toml that says which column is what (without one, an example is
-    shown).
+    completejourney: a year of a grocery shop. esci: real queries with judged products. hem: Amazon reviews.
+    kuaisearch: a KuaiSearch folder. tables: your own CSV, JSON lines or Parquet, with a mapping.toml that says which
+    column is what (without one, an example is shown).
     """
     from crsearch.cli.progress import working
     from crsearch.cli.show import echo_json, show_import
@@ -351,6 +357,10 @@ def import_(
         own = {"duplicates": duplicates, "on_error": on_error, "max_errors": max_errors}
     elif (duplicates, on_error) != ("error", "stop"):
         raise ConfigError(f"import {source}: --duplicates and --on-error are for tables; leave them out")
+    if source == "esci":
+        own = {"catalogue": catalogue}
+    elif catalogue is not None:
+        raise ConfigError(f"import {source}: --catalogue is for esci; leave it out")
     with working(f"reading {logs}"):
         dataset, told = IMPORTERS[source](logs, split, unknown_items=unknown_items, **own)
         dataset.save(folder)

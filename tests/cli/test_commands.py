@@ -127,6 +127,16 @@ def test_import_tables_says_what_was_changed(crsearch, tmp_path):
     assert told["read"] == {"items rows": 20, "searches rows": 120}
 
 
+def test_import_esci_asks_real_queries_of_a_catalogue_that_is_there(crsearch, tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    crsearch("import", "tables", shop, tmp_path / "mine")
+    (tmp_path / "queries.jsonl").write_text('{"query": "a case", "asins": ["i3", "i4"]}\n')
+    done = crsearch("import", "esci", tmp_path / "queries.jsonl", tmp_path / "real", "--catalogue", tmp_path / "mine")
+    assert "  read: 1 queries" in done.stdout.splitlines()
+    mine, real = Dataset.load(tmp_path / "mine"), Dataset.load(tmp_path / "real")
+    assert real.catalogue == mine.catalogue and len(real.examples("test", 10)) == 2
+
+
 def test_settings_are_a_file_to_begin_with(crsearch, tmp_path):
     file = tmp_path / "my.toml"
     file.write_text(crsearch("settings", "--set", "preset=paper", "--set", "sids.codes=64").stdout)

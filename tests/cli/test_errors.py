@@ -189,6 +189,11 @@ def test_broken_logs_are_named_with_place_and_remedy(refused, tmp_path, breaks, 
         assert part in told
 
 
+def test_options_of_another_source_are_refused(refused, tmp_path):
+    assert "--catalogue is for esci" in refused("import", "tables", tmp_path, "mine", "--catalogue", "data/shop")
+    assert "are for tables" in refused("import", "esci", tmp_path, "mine", "--on-error", "skip")
+
+
 def test_the_remedies_work(crsearch, tmp_path):
     shop = write_shop(tmp_path / "shop")
     for breaks in (unknown_item, duplicate_item, negative_price, broken_line):

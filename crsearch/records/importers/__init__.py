@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from crsearch.records.importers.common import ImportReport
 from crsearch.records.importers.completejourney import import_completejourney
+from crsearch.records.importers.esci import import_esci
 from crsearch.records.importers.hem import import_hem
 from crsearch.records.importers.kuaisearch import import_kuaisearch
 from crsearch.records.importers.tables import import_tables
@@ -14,6 +15,7 @@ Importer = Callable[..., tuple[Dataset, ImportReport]]
 
 IMPORTERS: dict[str, Importer] = {
     "completejourney": import_completejourney,
+    "esci": import_esci,
     "hem": import_hem,
     "kuaisearch": import_kuaisearch,
     "tables": import_tables,
