@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from crsearch.config import Settings, load_settings
 from crsearch.errors import RunError
 from crsearch.evaluate.evaluation import Evaluation, compare
 from crsearch.evaluate.intervals import Interval
+from crsearch.records.simulator.stated import FieldName, Lexicon, stated_fields
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item
 from crsearch.runs import Json, RunDirectory, read_lines
@@ -142,6 +144,18 @@ class Found:
         measured = self.evaluation(system)
         mean = float("nan") if measured is None or not len(measured) else float(measured.latency_ms_B.mean())
         return None if math.isnan(mean) else mean
+
+    def thoughts(self, system: str) -> dict[str, str]:
+        """search_id -> what a measured system thought; empty for one that does not think."""
+        return dict(self.json("traces", "thoughts", f"{system}.json") or {})
+
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        return Lexicon.from_catalogue(self.dataset.catalogue)
+
+    def stated(self, thoughts: Mapping[str, str]) -> dict[str, dict[FieldName, str | None]]:
+        """search_id -> what a thought states of the wanted item; see ``stated_fields``."""
+        return {search_id: stated_fields(thought, self._lexicon) for search_id, thought in thoughts.items()}
 
     def json(self, *parts: str) -> Any:
         """Content of a JSON file of the run; none where it is not there."""

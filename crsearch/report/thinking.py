@@ -1,13 +1,16 @@
 """Whether thoughts pay: ``crs`` against models that answer at once, and against other thoughts than its own."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from crsearch.evaluate.evaluation import compare
 from crsearch.report.found import Found
 from crsearch.report.groups import COLUMNS, group_columns, group_labels
 from crsearch.report.lineage import CONTROLS, REPLACED
 from crsearch.report.parts import NONE, Cell, Part, Prose, Section, Table
 from crsearch.report.systems import METRICS, verdicts, where_not
+from crsearch.report.thoughts import Stated, fields_of
 from crsearch.report.values import count, plain, signed, with_interval
 from crsearch.report.verdict import Verdict
 
@@ -24,8 +27,8 @@ def thought_pays(found: Found) -> Section:
         "the second asks what the trained model loses when it may not think."
     )
     parts: list[Part] = [Prose(text), _by_group(found, rest), Prose(_reading(found, rest))]
-    replaced = _replaced(found)
-    return Section("thought", title, [*parts, *([replaced] if replaced else [])])
+    parts += [table for table in (_by_truth(found, rest), _replaced(found)) if table is not None]
+    return Section("thought", title, parts)
 
 
 # -- by kind of query -------------------------------------------------------------------------------------------------
@@ -93,6 +96,51 @@ def _time(found: Found, rest: list[str]) -> list[str]:
     own = times.pop("crs")
     others = ", ".join(f"{plain(t, 1)} ms of {name}" for name, t in times.items() if t is not None)
     return [] if own is None or not others else [f"A query takes crs {plain(own, 1)} ms, against {others}."]
+
+
+# -- by what the thought gets right ------------------------------------------------------------------------------------
+_TRUTH = ("category and brand right", "category right, brand not", "category not right")
+"""Kinds of thoughts by what they state of the item that the user chose."""
+
+
+def _kind_of_thought(stated: Stated, chosen: Stated) -> str:
+    """A brand that the catalogue does not know for the item cannot be wrong."""
+    if stated["category"] != chosen["category"]:
+        return _TRUTH[2]
+    return _TRUTH[0] if chosen["brand"] in (None, stated["brand"]) else _TRUTH[1]
+
+
+def _by_truth(found: Found, rest: list[str]) -> Table | None:
+    """``crs`` and its controls on the queries where its thought is right, and where it is not."""
+    measured = {name: found.evaluation(name) for name in ("crs", *rest)}
+    stated = found.stated(found.thoughts("crs"))
+    own = measured["crs"]
+    if own is None or not own.targets.keys() <= stated.keys() or not any(s["category"] for s in stated.values()):
+        return None
+    kinds = {s: _kind_of_thought(stated[s], fields_of(found.item(target))) for s, target in own.targets.items()}
+    parts = {
+        name: replace(e, groups={"thought": tuple(kinds[s] for s in e.targets)}).by_group("thought")
+        for name, e in measured.items()
+        if e is not None
+    }
+    others = [name for name in rest if name in parts]
+    seed = found.settings.seed
+    rows = []
+    for kind in (k for k in _TRUTH if k in parts["crs"]):
+        values = [part[kind].metrics(seed=seed)["NDCG@10"] for part in parts.values()]
+        changes = compare(parts["crs"][kind], [parts[name][kind] for name in others], seed=seed)
+        rows.append(
+            (
+                Cell(kind), count(len(parts["crs"][kind])), *map(with_interval, values),
+                *(signed(change.difference) for change in changes),
+            )
+        )  # fmt: skip
+    return Table(
+        caption="NDCG@10 by what the thought of crs states of the item that the user chose; the same queries in every "
+        "column, differences paired. A right thought is likelier at an easy query, so read along a row.",
+        header=("thought of crs", "number", *parts, *(f"crs - {name}" for name in others)),
+        rows=rows,
+    )
 
 
 # -- other thoughts ---------------------------------------------------------------------------------------------------

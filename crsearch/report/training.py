@@ -7,7 +7,7 @@ from crsearch.report import figures, paper
 from crsearch.report.figures import CEILING, CONTROL, LOOKS, Line, Stop
 from crsearch.report.found import Found
 from crsearch.report.parts import NONE, Card, Cell, Figure, Look, Prose, Section, Table
-from crsearch.report.values import count, optional, percent, plain, signed, with_interval
+from crsearch.report.values import count, optional, plain, signed, with_interval
 
 ALIGN, SFT, RL = LOOKS[2], LOOKS[0], LOOKS[1]
 """Looks of the three kinds of stages."""
@@ -236,60 +236,3 @@ def _last_group(found: Found) -> Card | None:
 
 def _rank(items: Sequence[str], target: str) -> Cell:
     return Cell(str(items.index(target) + 1)) if target in items else NONE
-
-
-# -- what thoughts state ----------------------------------------------------------------------------------------------
-FIELDS = ("category", "brand", "price", "style")
-
-
-def statements(found: Found) -> Section:
-    """How often a thought states each field of the wanted item as the context supports it, and as it is."""
-    title = "What the thoughts state"
-    measured: Mapping[str, Mapping[str, float]] = found.results.get("thoughts", {})
-    if not measured:
-        text = (
-            "What a thought should state is known for a simulated shop only, so this is not measured here."
-            if not found.simulated
-            else "The run holds no measured thoughts."
-        )
-        return Section("statements", title, [Prose(text)])
-    rows = [
-        (
-            Cell(name.removeprefix("stage.")),
-            *(Cell(percent(row[f"{f}_{kind}"])) for kind in ("supported", "true") for f in FIELDS),
-        )
-        for name, row in measured.items()
-    ]
-    rows.sort(key=lambda row: _place(found, row[0].text))
-    analyst = _analyst(found)
-    if analyst is not None:
-        shares = [*([1.0] * len(FIELDS)), *(analyst[f] for f in FIELDS)]
-        rows.append((Cell("analyst"), *(Cell(percent(share)) for share in shares)))
-    text = (
-        "Supported: the thought states the value that the context makes most probable, as the analyst of the "
-        "simulated shop has it. True: it states the value of the item that the user chose, which no one can know "
-        "from the context with certainty. The analyst is privileged: it knows how the simulated shop works, though "
-        "not the target; a teacher for real data has no such knowledge."
-    )
-    table = Table(
-        caption="Share of test thoughts.",
-        header=("stage", *(f"{f}, {kind}" for kind in ("supported", "true") for f in FIELDS)),
-        rows=rows,
-    )
-    return Section("statements", title, [Prose(text), table])
-
-
-def _place(found: Found, stage: str) -> int:
-    names = [s["name"] for s in found.stages]
-    return names.index(stage) if stage in names else len(names)
-
-
-def _analyst(found: Found) -> dict[str, float] | None:
-    """Share of test queries in which the analyst itself is right: what thoughts as supported would reach."""
-    truth, measured = found.truth, found.evaluation("crs")
-    if truth is None or measured is None:
-        return None
-    import polars as pl
-
-    rows = truth.filter(pl.col("search_id").is_in(list(measured.targets)))
-    return {f: int((rows[f"map_{f}"] == rows[f"true_{f}"]).sum()) / len(rows) for f in FIELDS} if len(rows) else None

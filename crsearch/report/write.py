@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crsearch.report import about, render, systems, training
+from crsearch.report import about, render, systems, thoughts, training
 from crsearch.report.claims import claims
 from crsearch.report.examples import examples
 from crsearch.report.found import Found
@@ -51,7 +51,8 @@ def page_of(found: Found) -> Page:
             training.losses(found),
             training.rewards(found),
             groups(found),
-            training.statements(found),
+            thoughts.statements(found),
+            thoughts.quality(found),
             about.semantic_ids(found),
             examples(found),
             about.remake(found),

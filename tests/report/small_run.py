@@ -177,3 +177,5 @@ def _trace(folder: Path, example: Example) -> None:
         ],
     }  # fmt: skip
     write_atomic(folder / "traces" / "rollouts" / "rl0.jsonl", json.dumps(row) + "\n")
+    trace = {"search_id": example.context.search_id, "source": "analyst:map", "thought": "A coat. A coat."}
+    write_atomic(folder / "traces" / "distilled.jsonl", json.dumps(trace) + "\n")

@@ -60,7 +60,7 @@ TEXTS = st.text(max_size=60) | st.text(alphabet="<>[]()!|`*_#~\\&$-0.1 ,\n{}%\"'
 
 def everywhere(text: str) -> Page:
     """A page with a text in every place that a text can have."""
-    table = Table(caption=text, header=(text, "n"), rows=[(Cell(text, text), Cell(text))])
+    table = Table(caption=text, header=(text, "n"), rows=[(Cell(text, text), Cell(text))], notes=[(Cell(text), text)])
     parts = [Prose(text), table, Pairs([(text, text)]), Quote(text, text), Listing(text, text, folded=True)]
     return Page(text, text, [Section("a", "A", [*parts, Card(text, parts)])])
 

@@ -219,15 +219,35 @@ def test_thoughts_of_the_analyst_agree_with_what_the_context_supports(finished: 
 def test_examples_are_the_first_test_queries_by_search_id(finished: Path) -> None:
     asked = sorted(line.split()[0] for line in (finished / "eval" / "qrels.trec").read_text().splitlines())
     text = section(markdown(finished), "Examples")
-    assert re.findall(r"^### .*\((\S+)\)$", text, flags=re.MULTILINE) == asked[:5]
+    assert re.findall(r"^### .*\((\S+)\)$", text, flags=re.MULTILINE) == asked[:10]
 
 
 def test_the_rank_of_the_target_in_an_example_is_that_of_the_evaluation(finished: Path) -> None:
     import polars as pl
 
-    ranks = pl.read_parquet(finished / "eval" / "crs.parquet").sort("search_id")["rank"].to_list()[:5]
-    shown = re.findall(r"\((rank (\d+)|not among the \d+ of crs)\)", section(markdown(finished), "Examples"))
-    assert [int(rank or 0) for _, rank in shown] == ranks
+    ranks = pl.read_parquet(finished / "eval" / "crs.parquet").sort("search_id")["rank"].to_list()[:10]
+    shown = re.findall(r"\((?:rank (\d+) of|not among the \d+ of) crs;", section(markdown(finished), "Examples"))
+    assert [int(rank or 0) for rank in shown] == ranks
+
+
+def test_lists_of_an_example_are_those_of_the_systems(finished: Path) -> None:
+    found = Found.read(finished)
+    text = section(markdown(finished), "Examples")
+    shown = [table for table in tables(text) if table[0][0] == "rank"]
+    assert len(shown) == 10
+    first = sorted(results_of(found, "crs"))[0]
+    assert shown[0][0] == ["rank", "crs", "crs-no-thought", "bm25"]
+    for column, name in enumerate(shown[0][0][1:], 1):
+        items = [found.item(item_id) for item_id in results_of(found, name)[first][:5]]
+        for row, item in zip(shown[0][1:], items, strict=False):
+            assert item is not None
+            assert row[column].startswith(item.title)
+
+
+def results_of(found: Found, system: str) -> dict[str, tuple[str, ...]]:
+    measured = found.evaluation(system)
+    assert measured is not None
+    return {answer.search_id: answer.item_ids for answer in measured.lists}
 
 
 def test_curves_say_where_they_begin_and_end(finished: Path) -> None:
@@ -405,7 +425,9 @@ def test_missing_traces_and_truth_leave_the_rest(copied: Copy) -> None:
     write_report(folder)
     text = markdown(folder)
     assert "crs thinks" not in text
-    assert "The first 5 items of crs." in text
+    assert "The first 5 items of crs, crs-no-thought, bm25." in text
+    assert "The run holds no thoughts." in section(text, "Quality of the thoughts")
+    assert "thought of crs" not in section(text, "Does the thought pay?")
     assert "analyst" not in {row[0] for row in tables(section(text, "What the thoughts state"))[0]}
 
 
