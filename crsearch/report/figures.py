@@ -134,6 +134,26 @@ def path(name: str, label: str, stops: Sequence[Stop], levels: Sequence[tuple[Lo
     return svg()
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A row of a bar chart."""
+
+    name: str
+    look: Look
+    value: Number
+
+
+def bars(name: str, label: str, rows: Sequence[Bar]) -> Markup:
+    """One bar per row from 0, the first row on top."""
+    with _axes(name, label, (5.2, 0.6 + 0.2 * len(rows))) as (axes, svg):
+        axes.barh(range(len(rows)), [row.value for row in rows], height=0.62, color=[row.look.colour for row in rows])
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+    return svg()
+
+
 def groups(
     name: str, label: str, labels: Sequence[str], systems: Sequence[tuple[Look, Sequence[Interval | None]]]
 ) -> Markup:

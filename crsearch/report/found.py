@@ -71,6 +71,11 @@ class Found:
         entry = self.run.manifest.get("stages", {}).get(stage, {})
         return dict(entry.get("numbers", {}))
 
+    def costs(self) -> dict[str, dict[str, float]]:
+        """Stage -> ``seconds`` and ``cpu_seconds`` that it took, where the manifest knows them."""
+        stages = self.run.manifest.get("stages", {})
+        return {name: dict(entry["cost"]) for name, entry in stages.items() if entry.get("cost")}
+
     @cached_property
     def numbers(self) -> list[Json]:
         """Lines of ``metrics.jsonl``."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from crsearch.evaluate.evaluation import compare
+from crsearch.report.cost import training_seconds
 from crsearch.report.found import Found
 from crsearch.report.groups import COLUMNS, group_columns, group_labels
 from crsearch.report.lineage import CONTROLS, REPLACED
@@ -92,10 +93,19 @@ def _reading(found: Found, rest: list[str]) -> str:
 
 
 def _time(found: Found, rest: list[str]) -> list[str]:
-    times = {name: found.milliseconds(name) for name in ("crs", *rest)}
-    own = times.pop("crs")
-    others = ", ".join(f"{plain(t, 1)} ms of {name}" for name, t in times.items() if t is not None)
-    return [] if own is None or not others else [f"A query takes crs {plain(own, 1)} ms, against {others}."]
+    """What thinking takes, per query and in training."""
+    queries = {name: found.milliseconds(name) for name in ("crs", *rest)}
+    training = {name: training_seconds(found, name) for name in ("crs", "crs-direct")}
+    return [
+        *_against("A query takes crs", queries, "ms", 1),
+        *_against("Training took crs", training, "CPU seconds", 0),
+    ]
+
+
+def _against(what: str, times: Mapping[str, float | None], unit: str, digits: int) -> list[str]:
+    own = times["crs"]
+    others = [f"{plain(t, digits)} of {name}" for name, t in times.items() if name != "crs" and t is not None]
+    return [] if own is None or not others else [f"{what} {plain(own, digits)} {unit}, against {', '.join(others)}."]
 
 
 # -- by what the thought gets right ------------------------------------------------------------------------------------

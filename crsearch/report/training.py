@@ -6,6 +6,7 @@ from typing import Any
 from crsearch.report import figures, paper
 from crsearch.report.figures import CEILING, CONTROL, LOOKS, Line, Stop
 from crsearch.report.found import Found
+from crsearch.report.lineage import BASELINES
 from crsearch.report.parts import NONE, Card, Cell, Figure, Look, Prose, Section, Table
 from crsearch.report.values import count, optional, plain, signed, with_interval
 
@@ -112,38 +113,61 @@ _LOSSES = {
 }
 
 
+_OTHER_LOSSES = {
+    "loss_retrieval": "retrieval: identifier for a query",
+    "loss_indexing": "indexing: identifier for an item's text",
+    "loss_pseudo_query": "pseudo_query: identifier for made queries",
+    "loss_rank_top": "rank_top: against the best wrong items",
+    "loss_rank_random": "rank_random: against random wrong items",
+    "loss_answer": "answer: after a latent thought",
+    "loss_next": "next: item after those chosen before",
+}
+"""Losses of the generative baselines."""
+
 CONTROL_STAGES = {"direct0": "crs-direct, constant rate", "direct": "crs-direct"}
 """Stages of the control -> how they are called."""
 
 
 def losses(found: Found) -> Section:
-    """Loss per kind of example in every stage."""
-    names = [s["name"] for s in found.stages]
-    logged = {row["stage"] for row in found.numbers}
-    names += [name for name in CONTROL_STAGES if name in logged]
-    looks = dict(zip(_LOSSES, LOOKS, strict=False))
+    """Loss per kind of example in every stage of CRS and its control, then in those of the other systems."""
+    title = "Learning curves"
+    logged = dict.fromkeys(row["stage"] for row in found.numbers)
+    own = [s["name"] for s in found.stages] + [name for name in CONTROL_STAGES if name in logged]
+    others = [stage for stage in logged if stage.split("/")[0] in BASELINES]
+    drawn = [
+        _curves(found, own, _LOSSES, "In RL stages these are the anchors that keep what was learned."),
+        _curves(found, others, _OTHER_LOSSES, "Stages of the other systems that are trained here."),
+    ]
+    parts = [part for pair in drawn if pair is not None for part in pair]
+    return Section("losses", title, parts or [Prose("The run logged no losses.")])
+
+
+def _curves(found: Found, stages: Sequence[str], kinds: Mapping[str, str], remark: str) -> tuple[Figure, Table] | None:
+    """Every kind of loss in some stages, a panel each, and where it began and ended; none if nothing was logged."""
+    looks = dict(zip(kinds, LOOKS, strict=False))
     panels, rows = [], []
     used: set[str] = set()
-    for stage in names:
-        series = {kind: found.series(stage, kind) for kind in _LOSSES}
+    for stage in stages:
+        series = {kind: found.series(stage, kind) for kind in kinds}
         series = {kind: (x, y) for kind, (x, y) in series.items() if x}
         if not series:
             continue
         used.update(series)
         lines = [Line(looks[kind], x, y) for kind, (x, y) in series.items()]
         title = CONTROL_STAGES.get(stage, stage)
-        panels.append((title, figures.curves(f"loss-{stage}", f"losses in stage {title}", lines)))
+        name = f"loss-{stage.replace('/', '-')}"
+        panels.append((title, figures.curves(name, f"losses in stage {title}", lines)))
         rows += [
             (Cell(title), Cell(kind.removeprefix("loss_")), count(x[-1]), Cell(plain(y[0])), Cell(plain(y[-1])))
             for kind, (x, y) in series.items()
         ]
     if not panels:
-        return Section("losses", "Learning curves", [Prose("The run logged no losses.")])
+        return None
     drawn = Figure(
         caption="Loss per token in nats, by kind of example. Each point is the mean over the steps since the point "
-        "before it. In RL stages these are the anchors that keep what was learned.",
+        f"before it. {remark}",
         panels=panels,
-        legend=[(_LOSSES[kind], looks[kind]) for kind in _LOSSES if kind in used],
+        legend=[(kinds[kind], looks[kind]) for kind in kinds if kind in used],
     )
     table = Table(
         caption="First and last logged loss.",
@@ -152,7 +176,7 @@ def losses(found: Found) -> Section:
         folded=True,
         words=frozenset({0, 1}),
     )
-    return Section("losses", "Learning curves", [drawn, table])
+    return drawn, table
 
 
 # -- rewards ----------------------------------------------------------------------------------------------------------
@@ -164,6 +188,9 @@ _REWARDS = {
     "thought_tokens": "tokens of a thought",
     "forced_closings": "thoughts closed by force",
     "constant_groups": "groups without a signal",
+    "target_in_any_beam": "target in a beam of any thought",
+    "distinct_4grams": "distinct runs of 4 tokens in a thought",
+    "policy_kl": "KL from the start of the stage",
 }
 
 

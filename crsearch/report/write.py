@@ -4,6 +4,7 @@ from pathlib import Path
 
 from crsearch.report import about, render, systems, thoughts, training
 from crsearch.report.claims import claims
+from crsearch.report.cost import cost
 from crsearch.report.examples import examples
 from crsearch.report.found import Found
 from crsearch.report.groups import groups
@@ -54,6 +55,7 @@ def page_of(found: Found) -> Page:
             thoughts.statements(found),
             thoughts.quality(found),
             about.semantic_ids(found),
+            cost(found),
             examples(found),
             about.remake(found),
         ],

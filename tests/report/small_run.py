@@ -23,6 +23,13 @@ SYSTEMS = ("crs", "crs-direct", "crs-no-thought", "bm25", "popularity")
 STAGES = ("align", "sft0", "rl0", "sft1")
 TOKENS = {"align": 5_000, "sft0": 1_500, "rl0": 900, "sft1": 1_200, "direct": 3_600}
 NOT_RUN = {"dense-bge": "weights not at hand (hf download it, then --set dense.bge=it)"}
+COSTS = {
+    stage: {"seconds": 2.0 * cpu, "cpu_seconds": cpu}
+    for stage, cpu in {
+        "data": 1.0, "distill": 2.0, "base": 3.0, "align": 40.0, "sft0": 10.0, "rl0.select": 5.0, "rl0": 8.0,
+        "sft1.select": 6.0, "sft1": 4.0, "direct": 30.0, "valid.sft0": 1.5, "valid.rl0": 1.5, "eval.crs": 3.0,
+    }.items()
+}  # fmt: skip
 _TURN = {"crs": 0, "crs-direct": 1, "crs-no-thought": 2, "stage.align": 3, "stage.sft0": 2, "stage.rl0": 1,
          "stage.sft1": 0}  # fmt: skip
 """How far the best possible list is turned: the larger, the worse a system ranks."""
@@ -155,6 +162,8 @@ def _log(run: RunDirectory) -> None:
                     "thought_tokens": 20.0, "forced_closings": 0.5 - step / 100, "constant_groups": 0.2,
                 }  # fmt: skip
             run.log(stage, step, numbers)
+    for step in (10, 20):
+        run.log("latent-r3/sft", step, {"loss_answer": 5.0 - step / 10})
     facts: dict[str, dict[str, Any]] = {
         "base": {"parameters": 1234, "vocabulary": 99},
         "distill": {"traces": 17, "refused": {"kept": 17, "title": 2, "sid": 0}},
@@ -163,8 +172,8 @@ def _log(run: RunDirectory) -> None:
         "sft1.select": {"asked": 40, "correct": 31},
         **{f"valid.{stage}": {"NDCG@10": 0.25, "users": 6} for stage in STAGES[1:]},
     }
-    for stage, numbers in facts.items():
-        run.complete(stage, "key", [], numbers)
+    for stage in COSTS.keys() | facts.keys():
+        run.complete(stage, "key", [], facts.get(stage, {}), COSTS.get(stage))
 
 
 def _trace(folder: Path, example: Example) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from crsearch.evaluate.intervals import Interval
 from crsearch.report import figures
-from crsearch.report.figures import CEILING, LOOKS, Line, Stop
+from crsearch.report.figures import CEILING, LOOKS, Bar, Line, Stop
 
 LOW_HIGH = Interval(mean=0.4, low=0.3, high=0.5)
 
@@ -20,6 +20,7 @@ def draw_all(label: str) -> list[str]:
         ),
         figures.intervals("b", label, [(label, LOW_HIGH), ("bm25", LOW_HIGH)], 0.7),
         figures.path("c", label, [Stop(label, LOOKS[0], True, LOW_HIGH)], [(CEILING, 0.9)]),
+        figures.bars("e", label, [Bar(label, LOOKS[1], 2.5), Bar("x", LOOKS[0], 0.0)]),
         figures.groups("d", label, [label, "warm"], [(LOOKS[2], [LOW_HIGH, None])]),
     ]
 
@@ -36,7 +37,7 @@ def test_any_label_is_drawn_as_text(label: str) -> None:
     for drawing in draw_all(label):
         read = ElementTree.fromstring(drawing)
         assert read.get("aria-label") == label
-    assert label in "".join(ElementTree.fromstring(draw_all(label)[3]).itertext())
+    assert label in "".join(ElementTree.fromstring(draw_all(label)[-1]).itertext())
 
 
 def test_a_drawing_shows_its_points_and_its_intervals() -> None:

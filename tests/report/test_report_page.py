@@ -253,6 +253,8 @@ def results_of(found: Found, system: str) -> dict[str, tuple[str, ...]]:
 def test_curves_say_where_they_begin_and_end(finished: Path) -> None:
     losses = {(r[0], r[1]): r[2:] for r in tables(section(markdown(finished), "Learning curves"))[0]}
     assert losses["crs-direct", "direct"] == ["30", "3.500", "2.500"]
+    others = tables(section(markdown(finished), "Learning curves"))[1]
+    assert others[1:] == [["latent-r3/sft", "answer", "20", "4.000", "3.000"]]
     rewards = {r[0]: r[1:] for r in tables(section(markdown(finished), "Rewards"))[0]}
     assert rewards["r*, reward of a ranked list"] == ["rl0", "30", "0.200", "0.400"]
 
