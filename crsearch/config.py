@@ -88,10 +88,15 @@ class SimulateConfig(Section):
 class SplitConfig(Section):
     """Who trains and who tests: by user, by a hash of the user id, so that new data never moves a user."""
 
+    mode: Literal["user", "leave-one-out"] = "user"
+    """``user`` (CRS §4.1), or ``leave-one-out``: each user's last choice is test, the one before valid, the rest train.
+
+    Leave-one-out is how sequential recommenders are compared; import only (``hem``, ``completejourney``, ``tables``).
+    """
     test: float = Field(default=0.1, gt=0, lt=1)
-    """Share of users that are test users."""
+    """Share of users that are test users; split by user only."""
     valid: float = Field(default=0.05, gt=0, lt=1)
-    """Share of users that are validation users."""
+    """Share of users that are validation users; split by user only."""
 
     @model_validator(mode="after")
     def _leaves_training_users(self) -> "SplitConfig":

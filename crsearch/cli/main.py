@@ -337,6 +337,9 @@ def import_(
     catalogue: Annotated[
         Path | None, typer.Option(metavar="DIR", help="esci: records whose items are searched; all queries are tests.")
     ] = None,
+    no_query: Annotated[
+        bool, typer.Option("--no-query", help="hem: every query is *, so that histories alone decide.")
+    ] = False,
     set_: Set = None,
     as_json: AsJson = False,
 ) -> None:
@@ -361,6 +364,10 @@ def import_(
         own = {"catalogue": catalogue}
     elif catalogue is not None:
         raise ConfigError(f"import {source}: --catalogue is for esci; leave it out")
+    if source == "hem":
+        own = {"with_queries": not no_query}
+    elif no_query:
+        raise ConfigError(f"import {source}: --no-query is for hem; leave it out")
     with working(f"reading {logs}"):
         dataset, told = IMPORTERS[source](logs, split, unknown_items=unknown_items, **own)
         dataset.save(folder)

@@ -79,7 +79,7 @@ def refuse_empty_parts(dataset: Dataset, settings: Settings) -> None:
     Raises:
         DataError: a part without an example.
     """
-    users = Counter(dataset.parts.values())
+    users = Counter(part for _, part in dataset.targets.values())  # split by user: one example per user
     parts: tuple[Part, ...] = ("train", "test", "valid") if settings.loop.select == "valid" else ("train", "test")
     for part in parts:
         if not users[part]:

@@ -21,8 +21,7 @@ def teacher_of(space: Workspace) -> Teacher:
     config = space.settings.distill
     if config.teacher == "template":
         data = space.dataset
-        searches = [s for s in data.searches if data.parts.get(s.user_id) == "train"]
-        return TemplateTeacher(data.catalogue, searches, config.language, config.max_words)
+        return TemplateTeacher(data.catalogue, data.training_searches, config.language, config.max_words)
     if config.teacher == "analyst":
         return FileTeacher.analyst(space.path("data", "truth.parquet"), config.analyst)
     from crsearch.train.endpoint import ChatEndpoint

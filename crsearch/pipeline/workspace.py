@@ -79,7 +79,8 @@ class Workspace:
         """What the records depend on."""
         settings = self.settings
         if self.records is None:
-            return [settings.simulate.model_dump(), settings.split.model_dump(), settings.seed]
+            shares = settings.split.model_dump(exclude={"mode"})  # a simulated shop has one mode
+            return [settings.simulate.model_dump(), shares, settings.seed]
         if self._dataset is None:
             self._dataset = Dataset.load(self.records)
         return self._dataset.fingerprint()

@@ -18,7 +18,7 @@ from crsearch.records.problems import Problem
 from crsearch.records.rows import SUFFIXES, Row, decode_cell, find_table, read_rows
 from crsearch.records.schema import FORMAT_VERSION, ITEMS, SPLIT, TABLES, Table
 from crsearch.records.store import Catalogue, Dataset, UnknownItems
-from crsearch.records.types import Item, Search, User
+from crsearch.records.types import Item, Search, SplitMode, User
 from crsearch.records.values import BadValue, parse, short
 
 
@@ -71,10 +71,10 @@ def read_folder(path: Path, now: datetime | None = None) -> tuple[list[Problem],
     if "searches" in parsed:
         problems += _check_searches(parsed, _unknown_items_policy(path))
     if "split" in parsed:
-        problems += _check_split(parsed)
+        problems += _check_split(parsed, _split_mode(path))
     if problems:
         return problems, None
-    data = _dataset(parsed, _unknown_items_policy(path))
+    data = _dataset(parsed, _unknown_items_policy(path), _split_mode(path))
     leaks = find_leaks(data, parsed["split"].file if "split" in parsed else str(path))
     return leaks, None if leaks else data
 
@@ -190,6 +190,16 @@ def _unknown_items_policy(folder: Path) -> UnknownItems:
         return "error"
 
 
+def _split_mode(folder: Path) -> SplitMode:
+    from crsearch.records.frames import split_mode_of
+
+    file = folder / "split.parquet"
+    try:
+        return split_mode_of(file) if file.is_file() else "user"
+    except DataError:  # reported as a broken file
+        return "user"
+
+
 def _duplicates(parsed: Parsed, table: Table) -> Iterator[Problem]:
     first = parsed.lines(table.key)
     for line, values in parsed.rows:
@@ -265,7 +275,7 @@ def _check_order(searches: Parsed) -> Iterator[Problem]:
                 )
 
 
-def _check_split(parsed: Mapping[str, Parsed]) -> Iterator[Problem]:
+def _check_split(parsed: Mapping[str, Parsed], mode: SplitMode) -> Iterator[Problem]:
     split = parsed["split"]
     searches = {row["search_id"]: row for _, row in parsed["searches"].rows} if "searches" in parsed else {}
     items = parsed["items"].lines("item_id") if "items" in parsed else {}
@@ -286,6 +296,8 @@ def _check_split(parsed: Mapping[str, Parsed]) -> Iterator[Problem]:
         elif row["target"] not in (*search["clicked"], *search["bought"]):
             text = f"target {short(row['target'])} was not chosen in search {short(row['search_id'])}"
             yield problem("target", "target-not-chosen", text, "import the source again")
+        if mode != "user":
+            continue
         first, part = seen.setdefault(search["user_id"], (line, row["part"]))
         if part != row["part"]:
             text = f"user {short(search['user_id'])} is in {row['part']} here and in {part} in line {first}"
@@ -295,7 +307,7 @@ def _check_split(parsed: Mapping[str, Parsed]) -> Iterator[Problem]:
             yield problem("search_id", "second-example", text, "keep the user's last search with a choice")
 
 
-def _dataset(parsed: Mapping[str, Parsed], unknown_items: UnknownItems) -> Dataset:
+def _dataset(parsed: Mapping[str, Parsed], unknown_items: UnknownItems, mode: SplitMode) -> Dataset:
     """The records of tables without problems."""
     rows = {name: [row for _, row in table.rows] for name, table in parsed.items()}
     catalogue = Catalogue(Item(**row) for row in rows["items"])
@@ -303,4 +315,4 @@ def _dataset(parsed: Mapping[str, Parsed], unknown_items: UnknownItems) -> Datas
     ordered = sorted(rows["searches"], key=lambda row: row["seq"] or 0)
     searches = tuple(Search(**{name: v for name, v in row.items() if name != "seq"}) for row in ordered)
     targets = {row["search_id"]: (row["target"], row["part"]) for row in rows.get("split", ())}
-    return Dataset(catalogue, users, searches, targets, unknown_items=unknown_items)
+    return Dataset(catalogue, users, searches, targets, unknown_items=unknown_items, split_mode=mode)

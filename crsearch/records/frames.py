@@ -17,6 +17,7 @@ from crsearch.records.types import Item, Search, User
 
 if TYPE_CHECKING:
     from crsearch.records.store import Dataset, UnknownItems
+    from crsearch.records.types import SplitMode
 
 UTC_TIME = pl.Datetime("us", "UTC")
 PAIRS = pl.List(pl.Struct({"key": pl.String, "value": pl.String}))
@@ -30,7 +31,8 @@ DTYPES: dict[str, Any] = {
 }
 """Kind of a field -> column type; ``time`` is Int64 where the source has order numbers."""
 
-_FORMAT, _FINGERPRINT, _UNKNOWN = "crsearch.format", "crsearch.fingerprint", "crsearch.unknown_items"
+_FORMAT, _FINGERPRINT = "crsearch.format", "crsearch.fingerprint"
+_UNKNOWN, _SPLIT = "crsearch.unknown_items", "crsearch.split"
 
 
 def to_frames(data: "Dataset") -> dict[str, pl.DataFrame]:
@@ -70,6 +72,7 @@ def save_dataset(data: "Dataset", folder: Path) -> None:
         _FORMAT: str(FORMAT_VERSION),
         _FINGERPRINT: data.fingerprint(),
         _UNKNOWN: data.unknown_items,
+        _SPLIT: data.split_mode,
     }
 
     frames = to_frames(data)
@@ -94,6 +97,7 @@ def load_dataset(folder: Path) -> dict[str, Any]:
         "searches": tuple(map(to_search, _in_seq_order(frames["searches"], folder).iter_rows(named=True))),
         "targets": {s: (target, part) for s, target, part in frames["split"].select(SPLIT.names).iter_rows()},
         "unknown_items": unknown_items_of(folder / "searches.parquet"),
+        "split_mode": split_mode_of(folder / "split.parquet"),
     }
 
 
@@ -154,6 +158,15 @@ def unknown_items_of(path: Path) -> "UnknownItems":
         DataError: not a Parquet file.
     """
     return "text" if read_metadata(path).get(_UNKNOWN) == "text" else "error"
+
+
+def split_mode_of(path: Path) -> "SplitMode":
+    """How a split table was made; ``user`` in files of other tools.
+
+    Raises:
+        DataError: not a Parquet file.
+    """
+    return "leave-one-out" if read_metadata(path).get(_SPLIT) == "leave-one-out" else "user"
 
 
 def to_item(row: Mapping[str, Any]) -> Item:

@@ -12,6 +12,7 @@ from datetime import datetime
 
 import numpy as np
 
+from crsearch.errors import DataError
 from crsearch.records.store import Dataset
 from crsearch.records.types import Part, Search, Time
 
@@ -67,7 +68,13 @@ def _is_example(data: Dataset, search: Search) -> bool:
 
 
 def _histories(data: Dataset) -> Mapping[str, tuple[Search, ...]]:
-    """user_id -> all that they searched before their example, of users who have one."""
+    """user_id -> all that they searched before their example, of users who have one.
+
+    Raises:
+        DataError: the split is leave-one-out, where histories are made of examples.
+    """
+    if data.split_mode != "user":
+        raise DataError(f"the split is {data.split_mode}: its histories are examples too; import with split by user")
     return {
         search.user_id: data.context(search.search_id, max_events=len(data.searches)).history
         for search in data.searches

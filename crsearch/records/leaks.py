@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from crsearch.records.problems import Problem, refuse
 from crsearch.records.store import Dataset
-from crsearch.records.types import Search
+from crsearch.records.types import Part, Search
 
 
 def assert_no_leaks(data: Dataset, source: str = "data set") -> None:
@@ -21,7 +21,8 @@ def assert_no_leaks(data: Dataset, source: str = "data set") -> None:
         source: what messages call it.
 
     Raises:
-        DataError: a target in its own history, a user on both sides, popularity that knows the test users.
+        DataError: a target in its own history, a user on both sides (leave-one-out: something held out in a training
+            history), popularity that knows the test users.
     """
     refuse(find_leaks(data, source))
 
@@ -32,9 +33,12 @@ def find_leaks(data: Dataset, source: str = "data set") -> list[Problem]:
     * ``target-in-history``: an earlier search with the same clock time chose the target already: the same
       event, logged twice. A choice at an earlier time is a real repeat and stays.
     * ``user-on-both-sides``: a user has examples in two parts, also when only the writing of the id differs.
+      Split by leave-one-out: ``held-out-before-training``, a choice that is held out stands before a training
+      example of the same user, so that it is in the history of the latter.
     * ``sales-know-the-test``: the items' sales are what counting all users gives, not the training users.
     """
-    return [*_targets_in_history(data, source), *_users_on_both_sides(data, source), *_sales_of_tests(data, source)]
+    sides = _users_on_both_sides if data.split_mode == "user" else _held_out_before_training
+    return [*_targets_in_history(data, source), *sides(data, source), *_sales_of_tests(data, source)]
 
 
 def _targets_in_history(data: Dataset, source: str) -> Iterable[Problem]:
@@ -73,6 +77,28 @@ def _users_on_both_sides(data: Dataset, source: str) -> Iterable[Problem]:
             )
 
 
+_ORDER: dict[Part, int] = {"train": 0, "valid": 1, "test": 2}
+
+
+def _held_out_before_training(data: Dataset, source: str) -> Iterable[Problem]:
+    latest: dict[str, tuple[Part, str]] = {}
+    for search in data.searches:
+        if search.search_id not in data.targets:
+            continue
+        part = data.targets[search.search_id][1]
+        before, its_id = latest.get(search.user_id, ("train", ""))
+        if _ORDER[part] < _ORDER[before] or (part == before != "train"):
+            yield Problem(
+                file=source,
+                line=None,
+                rule="held-out-before-training",
+                message=f"user {search.user_id!r}: search {search.search_id!r} is in {part}, but {its_id!r} before it "
+                f"is in {before}",
+                fix="leave one out: the last choice is test, the one before valid (records.split.choose_targets)",
+            )
+        latest[search.user_id] = (part, search.search_id)
+
+
 _COUNTED: dict[str, Callable[[Search], tuple[str, ...]]] = {
     "purchases": lambda search: search.bought,
     "clicks": lambda search: search.clicked,
@@ -87,7 +113,7 @@ def _sales_of_tests(data: Dataset, source: str) -> Iterable[Problem]:
     price = {item.item_id: item.price or 0.0 for item in data.catalogue}
     for name, chosen in _COUNTED.items():
         everybody = Counter(i for s in data.searches for i in chosen(s))
-        training = Counter(i for s in data.searches if data.parts.get(s.user_id) == "train" for i in chosen(s))
+        training = Counter(i for s in data.training_searches for i in chosen(s))
         if any(
             _same(sales, {i: measure(everybody[i], price[i]) for i in sales})
             and not _same(sales, {i: measure(training[i], price[i]) for i in sales})

@@ -9,13 +9,12 @@ from crsearch.records.store import Catalogue, Dataset
 def training_sales(data: Dataset) -> Counter[str]:
     """item_id -> how often training users bought it; clicked it, where the source has no purchases.
 
-    A training user is one whose example is in the training part; items nobody chose count 0.
+    Split by leave-one-out: what users bought before their first held-out choice. Items nobody chose count 0.
     """
     has_purchases = any(search.bought for search in data.searches)
     counts: Counter[str] = Counter()
-    for search in data.searches:
-        if data.parts.get(search.user_id) == "train":
-            counts.update(search.bought if has_purchases else search.clicked)
+    for search in data.training_searches:
+        counts.update(search.bought if has_purchases else search.clicked)
     return counts
 
 

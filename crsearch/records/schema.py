@@ -119,12 +119,12 @@ SEARCHES = Table(
 
 SPLIT = Table(
     name="split",
-    row="a search that is an example: one per user",
+    row="a search that is an example; one per user where the split is by user",
     key="search_id",
     fields=(
         Field(name="search_id", kind="text", required=True, meaning="the search", example="s9001"),
         Field(name="target", kind="text", required=True, meaning="item id that the user chose", example="i102"),
-        Field(name="part", kind="text", required=True, meaning="train, valid or test, by user", example="train"),
+        Field(name="part", kind="text", required=True, meaning="train, valid or test", example="train"),
     ),
 )
 

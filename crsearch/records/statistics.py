@@ -17,7 +17,8 @@ def statistics(data: Dataset) -> dict[str, Any]:
     users, searches = len(data.users), data.searches
     chosen = sum(len(s.chosen) for s in searches)
     times: list[Any] = [s.time for s in searches]
-    parts = list(data.parts.values())
+    users_of_parts = {(s.user_id, data.targets[s.search_id][1]) for s in searches if s.search_id in data.targets}
+    parts = [part for _, part in users_of_parts]
     return {
         "users": users,
         "items": len(data.catalogue),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from crsearch.errors import DataError
-from crsearch.records.types import Context, Example, Item, Part, Search, Time, User
+from crsearch.records.types import Context, Example, Item, Part, Search, SplitMode, Time, User
 
 UnknownItems = Literal["error", "text"]
 """What an item id outside the catalogue is in a search: an error, or plain text without a semantic ID."""
@@ -106,8 +106,9 @@ class Dataset:
     searches: tuple[Search, ...]
     """Sorted by user id, then by the user's order."""
     targets: Mapping[str, tuple[str, Part]]
-    """search_id -> (target item_id, part): the searches that are examples, one per user."""
+    """search_id -> (target item_id, part): the searches that are examples; split by user: one per user."""
     unknown_items: UnknownItems = field(default="error", kw_only=True)
+    split_mode: SplitMode = field(default="user", kw_only=True)
 
     def __post_init__(self) -> None:
         searches = _in_user_order(self.searches)
@@ -164,7 +165,7 @@ class Dataset:
         )
 
     def examples(self, part: Part, max_events: int) -> list[Example]:
-        """The examples of a part, one per user, by user id.
+        """The examples of a part by user id, then in the user's order; split by user: one per user.
 
         The history holds the user's earlier searches, strictly before the example, the newest
         ``max_events`` of them, oldest first; it is empty for a user's first search.
@@ -179,12 +180,38 @@ class Dataset:
 
     @cached_property
     def parts(self) -> dict[str, Part]:
-        """user_id -> part, of the users who have an example."""
+        """user_id -> part, of the users who have an example.
+
+        Raises:
+            DataError: the split is leave-one-out, so a user has no one part.
+        """
+        if self.split_mode != "user":
+            raise DataError(
+                f"the split is {self.split_mode}: its users are in several parts; import with split by user"
+            )
         return {
             search.user_id: self.targets[search.search_id][1]
             for search in self.searches
             if search.search_id in self.targets
         }
+
+    @cached_property
+    def training_searches(self) -> tuple[Search, ...]:
+        """All that may be learned from and counted, in the order of ``searches``.
+
+        Split by user: every search of the training users. Leave-one-out: those of each user before the first that
+        is held out.
+        """
+        if self.split_mode == "user":
+            return tuple(s for s in self.searches if self.parts.get(s.user_id) == "train")
+        kept: list[Search] = []
+        held_out: set[str] = set()
+        for search in self.searches:
+            if self.targets.get(search.search_id, ("", "train"))[1] != "train":
+                held_out.add(search.user_id)
+            if search.user_id not in held_out:
+                kept.append(search)
+        return tuple(kept)
 
     def fingerprint(self) -> str:
         """sha256 of all records, as hex; independent of file formats and of the order of maps."""
@@ -289,7 +316,7 @@ def refuse_unknown_items(searches: Iterable[Search], catalogue: Catalogue) -> No
 
 
 def _canonical_records(data: Dataset) -> Iterator[list[Any]]:
-    yield ["format", 1, data.unknown_items]
+    yield ["format", 1, data.unknown_items, *([data.split_mode] if data.split_mode != "user" else ())]
     for i in data.catalogue:
         numbers = [None if n is None else float(n) for n in (i.price, i.sales)]
         yield ["item", i.item_id, i.title, i.brand, list(i.category), *numbers, dict(i.attributes), i.description]

@@ -13,6 +13,9 @@ Time = datetime | int
 
 Part = Literal["train", "valid", "test"]
 
+SplitMode = Literal["user", "leave-one-out"]
+"""A user has one example in one part, or one for each choice: the last test, the one before valid, the rest train."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:

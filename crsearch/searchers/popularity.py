@@ -43,16 +43,14 @@ def query_key(query: str) -> str:
 
 
 def training_counts(dataset: Dataset) -> TrainingCounts:
-    """Count the choices of all searches of training users; nothing of the others is looked at.
+    """Count the choices of all that may be learned from (``Dataset.training_searches``), and of nothing else.
 
     An item both clicked and bought in one search counts once. Items outside the catalogue do not count.
     """
     items: Counter[str] = Counter()
     queries: defaultdict[str, Counter[str]] = defaultdict(Counter)
     known = frozenset(dataset.catalogue.ids)
-    for search in dataset.searches:
-        if dataset.parts.get(search.user_id) != "train":
-            continue
+    for search in dataset.training_searches:
         chosen = [item for item in search.chosen if item in known]
         items.update(chosen)
         if chosen:

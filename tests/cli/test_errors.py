@@ -191,6 +191,7 @@ def test_broken_logs_are_named_with_place_and_remedy(refused, tmp_path, breaks, 
 
 def test_options_of_another_source_are_refused(refused, tmp_path):
     assert "--catalogue is for esci" in refused("import", "tables", tmp_path, "mine", "--catalogue", "data/shop")
+    assert "--no-query is for hem" in refused("import", "tables", tmp_path, "mine", "--no-query")
     assert "are for tables" in refused("import", "esci", tmp_path, "mine", "--on-error", "skip")
 
 

@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from crsearch.errors import DataError
 from crsearch.records.importers import IMPORTERS
 from crsearch.records.importers.hem import _Purchase, hem_query, import_hem, k_core
 from crsearch.records.importers.stopwords import INQUERY_STOPWORDS
-from crsearch.records.split import part_of
+from crsearch.records.split import choose_targets, part_of
 
 SPLIT = SplitConfig(test=0.3, valid=0.2)
 DAY = 86_400
@@ -99,6 +100,12 @@ class TestRecords:
         train = sum(part_of(f"U{u}", SPLIT) == "train" for u in range(12))
         assert 0 < train < 12 and {i.sales for i in data.catalogue} == {float(train)}
 
+    def test_without_queries_every_purchase_stays_and_says_nothing(self, tmp_path):
+        flat = [*CATALOGUE[:2], {**CATALOGUE[2], "categories": [["Beauty"]]}]
+        data, report = import_hem(write_prepared(tmp_path, items=flat), SPLIT, with_queries=False)
+        assert {s.query for s in data.searches} == {"*"} and len(data.searches) == 36
+        assert not any(report.dropped.values())
+
     def test_both_forms_of_the_source_give_the_same_records(self, tmp_path):
         for name in ("prepared", "public"):
             (tmp_path / name).mkdir()
@@ -180,6 +187,11 @@ class TestRealBeauty:
         derived = {i.item_id: hem_query(i.category) for i in data.catalogue}
         assert all(s.query == derived[s.bought[0]] for s in data.searches)
         assert not any("&amp;" in i.title or "&quot;" in i.title for i in data.catalogue)
+
+    def test_leave_one_out_tests_on_the_last_purchase_of_every_user(self, beauty):
+        _, data, _ = beauty
+        targets = choose_targets(data.searches, SplitConfig(mode="leave-one-out"), data.catalogue)
+        assert Counter(part for _, part in targets.values()) == {"test": 17_908, "valid": 17_908, "train": 122_860}
 
     def test_the_public_form_of_it_gives_the_same_records(self, beauty, tmp_path):
         folder, prepared, _ = beauty

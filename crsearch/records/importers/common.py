@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crsearch.config import SplitConfig
-from crsearch.errors import DataError
+from crsearch.errors import ConfigError, DataError
 from crsearch.records.leaks import assert_no_leaks
 from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import TEXT_SUFFIXES, find_table, read_rows
@@ -215,6 +215,16 @@ def _only(search: Search, is_kept: Callable[[str], bool]) -> Search:
     )
 
 
+def refuse_leave_one_out(split: SplitConfig, source: str, reason: str) -> None:
+    """Raise if a source cannot be split by leave-one-out.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    if split.mode == "leave-one-out":
+        raise ConfigError(f'split.mode = "leave-one-out": {source} is split by user only: {reason}; leave it out')
+
+
 def assemble(
     items: Sequence[Item],
     users: Mapping[str, User],
@@ -238,9 +248,13 @@ def assemble(
         raise DataError(f"{report.source}: the catalogue is empty: at least one item is needed")
     catalogue = Catalogue(items)
     kept = resolve_unknown_items(searches, catalogue, unknown_items, report)
-    ordered = Dataset(catalogue, users, tuple(kept), {}, unknown_items="text" if unknown_items == "text" else "error")
+    ordered = Dataset(
+        catalogue, users, tuple(kept), {}, unknown_items="text" if unknown_items == "text" else "error",
+        split_mode=split.mode,
+    )  # fmt: skip
     data = replace(ordered, targets=choose_targets(ordered.searches, split, catalogue))
-    report.changed["users without a choice in the catalogue (no example)"] += len(users) - len(data.targets)
+    asked = {search.user_id for search in data.searches if search.search_id in data.targets}
+    report.changed["users without a choice in the catalogue (no example)"] += len(users) - len(asked)
     if count_sales:
         data = with_training_sales(data)
     assert_no_leaks(data, report.source)

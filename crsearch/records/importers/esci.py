@@ -38,6 +38,7 @@ from crsearch.records.importers.common import (
     UnknownItemsPolicy,
     clean,
     needed_table,
+    refuse_leave_one_out,
     table_lines,
 )
 from crsearch.records.leaks import assert_no_leaks
@@ -91,8 +92,10 @@ def import_esci(
         locale: rows of the published tables that count: us, es or jp.
 
     Raises:
+        ConfigError: leave-one-out is asked for.
         DataError: a missing table or column, a broken row, unknown items under ``error``, no query left.
     """
+    refuse_leave_one_out(split, "esci", "its queries have no users with a history")
     report = ImportReport(f"esci: {source}")
     if source.is_dir():
         given = list(_published(needed_table(source, "shopping_queries_dataset_examples"), locale, report))

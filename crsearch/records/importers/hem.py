@@ -34,6 +34,10 @@ META = {"asin": "B004756YJA", "title": "Nail Lacquer", "brand": "OPI", "categori
 INTERACTION = {"user_id": "A1YJEY40YUW4SE", "asin": "B004756YJA", "timestamp": "1318896000", "seq_no": "0"}
 
 
+ANY_QUERY = "*"
+"""The query of who looks for anything: it has no word, so that no searcher finds an item by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Purchase:
     """One review: a bought item, a proxy of a purchase."""
@@ -74,7 +78,12 @@ def k_core(purchases: Iterable[_Purchase], core: int) -> list[_Purchase]:
 
 
 def import_hem(
-    source: Path, split: SplitConfig, *, unknown_items: UnknownItemsPolicy = "error", core: int = 5
+    source: Path,
+    split: SplitConfig,
+    *,
+    unknown_items: UnknownItemsPolicy = "error",
+    core: int = 5,
+    with_queries: bool = True,
 ) -> tuple[Dataset, ImportReport]:
     """Records from Amazon reviews: one search per purchase, with the HEM query of the bought item.
 
@@ -89,6 +98,8 @@ def import_hem(
             query can be derived: ``drop`` and ``text`` both leave them out.
         core: users and items with fewer reviews are removed; public pair only, 0 = keep all. The prepared
             folder is taken as it is.
+        with_queries: give a purchase the query of its item; else every query is ``ANY_QUERY``, which says nothing,
+            and histories alone decide, as for a sequential recommender.
 
     Raises:
         DataError: missing or broken files, unknown items under ``error``.
@@ -110,7 +121,9 @@ def import_hem(
     items = [_item(metadata[asin], report) for asin in sorted(metadata)]
     items = [item for item in items if item.title]
     report.dropped["items without a title"] += len(metadata) - len(items)
-    query_of = {item.item_id: queries.get(item.item_id) or hem_query(item.category) for item in items}
+    query_of: dict[str, str | None] = dict.fromkeys((item.item_id for item in items), ANY_QUERY)
+    if with_queries:
+        query_of = {item.item_id: queries.get(item.item_id) or hem_query(item.category) for item in items}
     searches = _searches(_without_repeats(purchases, report), query_of, unknown_items, report)
     users = {s.user_id: User(user_id=s.user_id) for s in searches}
     return assemble(items, users, searches, split, unknown_items, report, count_sales=True), report

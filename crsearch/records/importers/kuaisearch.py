@@ -34,6 +34,7 @@ from crsearch.records.importers.common import (
     UnknownItemsPolicy,
     assemble,
     clean,
+    refuse_leave_one_out,
     without_repeats,
 )
 from crsearch.records.leaks import assert_no_leaks
@@ -92,8 +93,10 @@ def import_kuaisearch(
             drawn table by table and hardly join).
 
     Raises:
+        ConfigError: leave-one-out is asked for.
         DataError: a missing table, a broken row, unknown items under ``error``.
     """
+    refuse_leave_one_out(split, "kuaisearch", "its profiles and sales are of the time of one example per user")
     report = ImportReport(f"kuaisearch: {source}")
     items = _items(source, report)
     users = _users(source, report)

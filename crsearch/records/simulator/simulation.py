@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crsearch.config import SimulateConfig, SplitConfig
-from crsearch.errors import DataError
+from crsearch.errors import ConfigError, DataError
 from crsearch.records.files import parquet, write_together
 from crsearch.records.simulator.analyst import ANALYSTS, Stated, confuse, fields_of, most_probable, read_facts, write
 from crsearch.records.simulator.bayes import believe, probabilities, rank, rank_of
@@ -104,8 +104,10 @@ def simulate(config: SimulateConfig, split: SplitConfig, seed: int) -> Simulatio
         seed: decides everything that the settings leave open.
 
     Raises:
-        ConfigError: more brands than the language has names for.
+        ConfigError: more brands than the language has names for, or a split by leave-one-out.
     """
+    if split.mode != "user":
+        raise ConfigError(f'split.mode = "{split.mode}": a simulated shop is split by user; leave it out')
     world = build_world(config, seed)
     users, searches = [], list[Search]()
     for number in range(config.users):
