@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from crsearch.report import paper
@@ -33,22 +34,27 @@ _SHARES = {"searches_without_choice", "repeated_targets"}
 def data(found: Found) -> Section:
     """Table 1 of the paper with the numbers of this run."""
     numbers = {**found.results.get("data", {}), "codes": found.settings.sids.codes}
-    rows = [
-        (Cell(title), _statistic(name, numbers[name]), *_paper_statistics(name))
-        for name, title in _STATISTICS.items()
-        if numbers.get(name) is not None
-    ]
     source = (
         "The data are a simulated shop, so the best possible ranking is known."
         if found.simulated
         else f"The data were imported from {found.settings.data}."
     )
-    table = Table(
+    return Section(
+        "data", "Data", [Prose(f"{source} The split is by user: no user is on two sides."), statistics(numbers)]
+    )
+
+
+def statistics(numbers: Mapping[str, Any]) -> Table:
+    """Numbers of a data set by the names of ``records.statistics``, beside those of the paper's data sets."""
+    return Table(
         caption="The data set of this run and those of the paper (its table 1).",
         header=("", "this run", *(f"paper, {name}" for name in paper.DATASETS)),
-        rows=rows,
+        rows=[
+            (Cell(title), _statistic(name, numbers[name]), *_paper_statistics(name))
+            for name, title in _STATISTICS.items()
+            if numbers.get(name) is not None
+        ],
     )
-    return Section("data", "Data", [Prose(f"{source} The split is by user: no user is on two sides."), table])
 
 
 def _statistic(name: str, value: Any) -> Cell:

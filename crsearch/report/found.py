@@ -54,7 +54,7 @@ class Found:
                 f"{folder}: the run is not finished (no results.json), so there is nothing to report. "
                 f"Go on: crsearch run {folder}/settings.toml --out {folder} --resume"
             )
-        return cls(folder, run, load_settings(folder / "settings.toml"), _read_json(file))
+        return cls(folder, run, load_settings(folder / "settings.toml"), read_json(file))
 
     @property
     def name(self) -> str:
@@ -165,7 +165,7 @@ class Found:
     def json(self, *parts: str) -> Any:
         """Content of a JSON file of the run; none where it is not there."""
         file = self.folder.joinpath(*parts)
-        return _read_json(file) if file.exists() else None
+        return read_json(file) if file.exists() else None
 
     def lines(self, *parts: str) -> list[Json]:
         """Rows of a JSON-lines file of the run; none where it is not there."""
@@ -189,7 +189,12 @@ class Found:
         return [s["name"] for s in self.stages if s["name"].startswith("rl")]
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as e:

@@ -1,6 +1,6 @@
 """What the paper reports, to be printed beside what a run shows.
 
-Source: CRS, arXiv 2510.16925, tables 1 to 3 and figures 2 and 3. Its data are private, so its numbers can be
+Source: CRS, arXiv 2510.16925, tables 1 to 4 and figures 2 and 3. Its data are private, so its numbers can be
 compared with ours in order and direction only.
 """
 
@@ -37,6 +37,12 @@ STAGES_50K: dict[str, float] = {"sft0": 0.1334, "rl0": 0.1390, "rl1": 0.1508, "r
 
 LOOP_GAIN: dict[str, float] = {"All-100K": 0.3902, "All-50K": 0.2121}
 """Relative rise of NDCG@10 from sft0 to the end of the loop (figure 2)."""
+
+R_GRPO_GAIN = (0.012, 0.027)
+"""Least and largest relative gain in HR@1 of R-GRPO over GRPO after a stage (table 3; one run)."""
+
+SCALE: dict[str, tuple[float, float]] = {"0.6B": (0.1690, 0.1152), "1.7B": (0.1716, 0.1172), "4B": (0.1766, 0.1214)}
+"""Size of the backbone -> HR@10 and NDCG@10 (table 4)."""
 
 FEWEST_HISTORY_GAIN = 0.0855
 """Relative gain in HR@10 over the best other system for the users with the fewest past queries (figure 3)."""

@@ -14,7 +14,8 @@ ALIGN, SFT, RL = LOOKS[2], LOOKS[0], LOOKS[1]
 """Looks of the three kinds of stages."""
 
 
-def _look(stage: str) -> Look:
+def look_of(stage: str) -> Look:
+    """How a stage is drawn, by its kind."""
     return RL if stage.startswith("rl") else SFT if stage.startswith("sft") else ALIGN
 
 
@@ -91,7 +92,7 @@ def _path(found: Found) -> Figure:
             levels.append((CONTROL, found.results["searchers"]["crs-direct"][metric]["mean"]))
             control = True
         stops = [
-            Stop(s["name"], _look(s["name"]), s.get("mode") != "direct", s["metrics"][metric]) for s in found.stages
+            Stop(s["name"], look_of(s["name"]), s.get("mode") != "direct", s["metrics"][metric]) for s in found.stages
         ]
         panels.append((metric, figures.path(f"stages-{metric[:2]}", f"{metric} after each stage", stops, levels)))
     legend = [("alignment, answers at once", ALIGN), ("SFT", SFT)]
@@ -204,8 +205,8 @@ def rewards(found: Found) -> Section:
     for name, caption in _REWARDS.items():
         series = {stage: found.series(stage, name) for stage in found.rl_stages}
         series = {stage: (x, y) for stage, (x, y) in series.items() if x}
-        if not series:
-            continue
+        if not series or (name == "policy_kl" and not any(any(y) for _, y in series.values())):
+            continue  # never logged; a divergence of exactly 0 was not asked for
         lines = [Line(looks[stage], x, y) for stage, (x, y) in series.items()]
         panels.append((caption, figures.curves(f"reward-{name}", caption, lines, from_zero=True)))
         rows += [

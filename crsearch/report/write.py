@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crsearch.report import about, render, systems, thoughts, training
+from crsearch.report import about, experiments, render, systems, thoughts, training
 from crsearch.report.claims import claims
 from crsearch.report.cost import cost
 from crsearch.report.examples import examples
@@ -15,12 +15,12 @@ from crsearch.runs import write_atomic
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write the report of a finished run.
+    """Write the report of a finished run, or of the experiments of a folder.
 
     The page needs no network, no script and no model; the same run gives the same bytes, wherever it lies.
 
     Args:
-        run_folder: of the run.
+        run_folder: of the run, or with the files that experiments leave (``main.json``).
 
     Returns:
         Path of the HTML page; ``report.md`` lies beside it.
@@ -30,10 +30,11 @@ def write_report(run_folder: Path) -> Path:
         ConfigError, DataError: its settings, records or evaluations are broken.
         StorageError: the report cannot be written; an earlier one stays.
     """
-    found = page_of(Found.read(run_folder))
+    results = experiments.read(run_folder)
+    content = experiments.page_of(run_folder, results) if results else page_of(Found.read(run_folder))
     page = run_folder / "report" / "index.html"
-    write_atomic(page.with_name("report.md"), render.md(found))
-    write_atomic(page, render.html(found))
+    write_atomic(page.with_name("report.md"), render.md(content))
+    write_atomic(page, render.html(content))
     return page
 
 
