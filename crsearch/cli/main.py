@@ -314,8 +314,8 @@ def simulate(
 @app.command("import", short_help="Turn your logs into records.")
 def import_(
     source: Annotated[
-        Literal["completejourney", "esci", "hem", "kuaisearch", "tables"],
-        typer.Argument(metavar="SOURCE", help="completejourney, esci, hem, kuaisearch or tables."),
+        Literal["amazon2023", "completejourney", "esci", "hem", "kuaisearch", "tables", "wands"],
+        typer.Argument(metavar="SOURCE", help="Whose logs; see above."),
     ],
     logs: Annotated[
         Path,
@@ -345,9 +345,9 @@ def import_(
 ) -> None:
     """Turn logs into records, and say what was changed or dropped and why.
 
-    completejourney: a year of a grocery shop. esci: real queries with judged products. hem: Amazon reviews.
-    kuaisearch: a KuaiSearch folder. tables: your own CSV, JSON lines or Parquet, with a mapping.toml that says which
-    column is what (without one, an example is shown).
+    tables: your own CSV, JSON lines or Parquet, with a mapping.toml that says which column is what (without one, an
+    example is shown). hem, amazon2023: Amazon reviews of 2014 or 2023. completejourney: a year of a grocery shop.
+    kuaisearch: a KuaiSearch folder. esci, wands: real queries with judged products.
     """
     from crsearch.cli.progress import working
     from crsearch.cli.show import echo_json, show_import

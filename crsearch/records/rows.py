@@ -49,8 +49,12 @@ def find_table(folder: Path, name: str) -> Path | None:
     return next((p for s in SUFFIXES if (p := folder / f"{name}{s}").is_file()), None)
 
 
-def read_rows(path: Path) -> Iterator[Row | Problem]:
+def read_rows(path: Path, delimiter: str | None = None) -> Iterator[Row | Problem]:
     """The rows of a file in order; what cannot be read comes as a problem in its place.
+
+    Args:
+        path: the file; its ending says what it is.
+        delimiter: between the cells of a text file that is a table whatever its ending says.
 
     Raises:
         DataError: no such file, or an ending that is not known.
@@ -58,6 +62,9 @@ def read_rows(path: Path) -> Iterator[Row | Problem]:
     suffix = suffix_of(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    if delimiter is not None:
+        yield from _csv(path, delimiter)
+        return
     if not suffix:
         raise DataError(f"{path}: unknown kind of file; known endings: {', '.join(SUFFIXES)}")
     if suffix == ".parquet":

@@ -11,7 +11,7 @@ import pytest
 from crsearch.config import SplitConfig
 from crsearch.errors import DataError
 from crsearch.records.importers import IMPORTERS
-from crsearch.records.importers.hem import _Purchase, hem_query, import_hem, k_core
+from crsearch.records.importers.hem import Purchase, hem_query, import_hem, k_core
 from crsearch.records.importers.stopwords import INQUERY_STOPWORDS
 from crsearch.records.split import choose_targets, part_of
 
@@ -66,8 +66,8 @@ class TestQuery:
 
 
 def test_k_core_removes_until_nothing_is_left_to_remove():
-    square = [_Purchase(u, i, 0, 0) for u in "uv" for i in "ab"]
-    chain = [_Purchase("w", "a", 0, 0), _Purchase("w", "c", 0, 0), _Purchase("x", "c", 0, 0)]
+    square = [Purchase(u, i, 0, 0) for u in "uv" for i in "ab"]
+    chain = [Purchase("w", "a", 0, 0), Purchase("w", "c", 0, 0), Purchase("x", "c", 0, 0)]
     assert k_core(square + chain, 2) == square, "x goes, so c, so w"
     assert k_core(square, 3) == [] and k_core(chain, 0) == chain
 

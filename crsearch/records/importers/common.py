@@ -134,18 +134,21 @@ class Line:
         return number
 
 
-def table_lines(path: Path, right: Mapping[str, str], none: Container[str] = ()) -> Iterator[Line]:
+def table_lines(
+    path: Path, right: Mapping[str, str], none: Container[str] = (), delimiter: str | None = None
+) -> Iterator[Line]:
     """The rows of a table that has the columns of the example of a right row.
 
     Args:
         path: CSV, TSV, JSON lines or Parquet.
         right: the example.
         none: words by which the source says that it does not know.
+        delimiter: between cells, where the ending of the file does not tell.
 
     Raises:
         DataError: no such file, a row that cannot be read, a column that is not there.
     """
-    for row in read_rows(path):
+    for row in read_rows(path, delimiter):
         if isinstance(row, Problem):
             refuse([row])
             continue

@@ -19,16 +19,13 @@ field goes:
 | products | product_color | attributes["color"] |
 | products | product_bullet_point, product_description | description |
 
-A search has one target here, so a query with two right products is **two searches**, each of a user of its own who did
-nothing before: neither is in the history of the other, and the mean over searches weighs a query by its products.
-There are no users, times, places or prices; the times are order numbers, which no model reads. Not used, and counted:
-judgements S, C and I, and rows of other locales.
+A query with two right products is **two searches**, each of a user of its own without a history (see ``judged``).
+There are no users, times, places or prices. Not used, and counted: judgements S, C and I, and rows of other locales.
 
 Source: Reddy et al., arXiv 2206.06588, and the README of its data; the mapping is this project's.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from crsearch.config import SplitConfig
@@ -41,12 +38,11 @@ from crsearch.records.importers.common import (
     refuse_leave_one_out,
     table_lines,
 )
-from crsearch.records.leaks import assert_no_leaks
+from crsearch.records.importers.judged import Judged, judged_dataset
 from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import read_rows
-from crsearch.records.split import part_of
 from crsearch.records.store import Catalogue, Dataset
-from crsearch.records.types import Item, Search, User
+from crsearch.records.types import Item
 from crsearch.records.values import short
 
 QUERY = {"query": "self tanner", "asins": ["B0046VGPHQ"]}
@@ -61,16 +57,6 @@ PRODUCT = {
 
 LABELS = ("E", "S", "C", "I")
 """Exact, substitute, complement, irrelevant."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A query and a product that answers it."""
-
-    query_id: str
-    query: str
-    product: str
-    order: int
 
 
 def import_esci(
@@ -98,56 +84,14 @@ def import_esci(
     refuse_leave_one_out(split, "esci", "its queries have no users with a history")
     report = ImportReport(f"esci: {source}")
     if source.is_dir():
-        given = list(_published(needed_table(source, "shopping_queries_dataset_examples"), locale, report))
+        judged = list(_published(needed_table(source, "shopping_queries_dataset_examples"), locale, report))
     else:
-        given = list(_listed(source, report))
-    judged = list({(one.query_id, one.product): one for one in reversed(given)}.values())[::-1]
-    report.dropped["repeated judgements"] += len(given) - len(judged)
+        judged = list(_listed(source, report))
     items = Catalogue(_products(source, locale, report)) if catalogue is None else Dataset.load(catalogue).catalogue
-    kept = _in_catalogue(judged, items, unknown_items, report)
-    searches = tuple(
-        Search(
-            search_id=f"{one.query_id}-{one.product}",
-            user_id=f"{one.query_id}-{one.product}",
-            time=one.order,
-            query=one.query,
-            clicked=(one.product,),
-        )
-        for one in kept
-    )
-    targets = {
-        search.search_id: (one.product, part_of(one.query_id, split) if catalogue is None else "test")
-        for search, one in zip(searches, kept, strict=True)
-    }
-    users = {search.user_id: User(user_id=search.user_id) for search in searches}
-    data = Dataset(items, users, searches, targets)
-    assert_no_leaks(data, report.source)
-    return data, report
+    return judged_dataset(judged, items, split if catalogue is None else None, unknown_items, report), report
 
 
-def _in_catalogue(
-    judged: list[_Judged], items: Catalogue, unknown_items: UnknownItemsPolicy, report: ImportReport
-) -> list[_Judged]:
-    known = set(items.ids)
-    unknown = sorted({one.product for one in judged} - known)
-    if unknown and unknown_items == "error":
-        raise DataError(
-            f"{report.source}: {len(unknown):,} judged products are not in the catalogue of {len(items):,} items "
-            f"(first: {unknown[0]!r}): choose a catalogue that has them, or pass --unknown-items drop"
-        )
-    kept = [one for one in judged if one.product in known]
-    report.dropped["judged products outside the catalogue"] += len(judged) - len(kept)
-    report.dropped["queries without a product in the catalogue"] += len({one.query_id for one in judged}) - len(
-        {one.query_id for one in kept}
-    )
-    if not kept:
-        raise DataError(
-            f"{report.source}: none of its {len(judged):,} judged products is in the catalogue of {len(items):,} items"
-        )
-    return kept
-
-
-def _listed(path: Path, report: ImportReport) -> Iterator[_Judged]:
+def _listed(path: Path, report: ImportReport) -> Iterator[Judged]:
     """Queries of a JSON-lines file, named by their line."""
     for row in read_rows(path):
         if isinstance(row, Problem):
@@ -160,10 +104,10 @@ def _listed(path: Path, report: ImportReport) -> Iterator[_Judged]:
             raise DataError(f"{path}:{row.line}:asins: {short(asins)}: a list of ids is needed; a right row: {QUERY}")
         report.read["queries"] += 1
         text = clean(query, report, "queries")
-        yield from (_Judged(f"q{row.line}", text, asin.strip(), row.line) for asin in asins)
+        yield from (Judged(f"q{row.line}", text, asin.strip(), row.line) for asin in asins)
 
 
-def _published(path: Path, locale: str, report: ImportReport) -> Iterator[_Judged]:
+def _published(path: Path, locale: str, report: ImportReport) -> Iterator[Judged]:
     """The exact matches of the published examples."""
     for line in table_lines(path, EXAMPLE):
         report.read["judgements"] += 1
@@ -177,7 +121,7 @@ def _published(path: Path, locale: str, report: ImportReport) -> Iterator[_Judge
             raise line.broken("query", "a text is needed")
         else:
             query = clean(line["query"], report, "queries")
-            yield _Judged(line.id("query_id"), query, line.id("product_id"), line.number)
+            yield Judged(line.id("query_id"), query, line.id("product_id"), line.number)
 
 
 def _products(source: Path, locale: str, report: ImportReport) -> Iterable[Item]:

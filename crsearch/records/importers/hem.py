@@ -39,13 +39,13 @@ ANY_QUERY = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class _Purchase:
+class Purchase:
     """One review: a bought item, a proxy of a purchase."""
 
     user_id: str
     asin: str
-    timestamp: int
-    """Unix seconds, whole days."""
+    timestamp: int | float
+    """Unix seconds."""
     seq: int
     """Order among the user's purchases; larger = later."""
 
@@ -66,7 +66,7 @@ def hem_query(path: Iterable[str]) -> str | None:
     return " ".join(reversed(last_places)) if len(levels) >= 2 and words else None
 
 
-def k_core(purchases: Iterable[_Purchase], core: int) -> list[_Purchase]:
+def k_core(purchases: Iterable[Purchase], core: int) -> list[Purchase]:
     """The purchases left when users and items with fewer than ``core`` are removed until none is left to remove."""
     kept = list(purchases)
     while True:
@@ -124,17 +124,28 @@ def import_hem(
     query_of: dict[str, str | None] = dict.fromkeys((item.item_id for item in items), ANY_QUERY)
     if with_queries:
         query_of = {item.item_id: queries.get(item.item_id) or hem_query(item.category) for item in items}
-    searches = _searches(_without_repeats(purchases, report), query_of, unknown_items, report)
+    searches = purchase_searches(first_purchases(purchases, report), query_of, unknown_items, report)
     users = {s.user_id: User(user_id=s.user_id) for s in searches}
     return assemble(items, users, searches, split, unknown_items, report, count_sales=True), report
 
 
-def _searches(
-    purchases: Mapping[str, list[_Purchase]],
+def purchase_searches(
+    purchases: Mapping[str, list[Purchase]],
     query_of: Mapping[str, str | None],
     unknown_items: UnknownItemsPolicy,
     report: ImportReport,
 ) -> list[Search]:
+    """One search for each purchase, with the query of its item.
+
+    Args:
+        purchases: user_id -> purchases, oldest first.
+        query_of: item -> its query, none where it has none; the items of the catalogue.
+        unknown_items: what happens to purchases of other items: ``drop`` and ``text`` both leave them out.
+        report: where changes are counted.
+
+    Raises:
+        DataError: unknown items under ``error``.
+    """
     unknown = Counter(p.asin for events in purchases.values() for p in events if p.asin not in query_of)
     if unknown and unknown_items == "error":
         raise DataError(
@@ -161,14 +172,14 @@ def _searches(
     return searches
 
 
-def _without_repeats(purchases: Iterable[_Purchase], report: ImportReport) -> dict[str, list[_Purchase]]:
+def first_purchases(purchases: Iterable[Purchase], report: ImportReport) -> dict[str, list[Purchase]]:
     """Each user's purchases, oldest first, each item once (at its first purchase)."""
-    by_user: dict[str, list[_Purchase]] = defaultdict(list)
+    by_user: dict[str, list[Purchase]] = defaultdict(list)
     for purchase in purchases:
         by_user[purchase.user_id].append(purchase)
     out = {}
     for user_id, events in sorted(by_user.items()):
-        first: dict[str, _Purchase] = {}
+        first: dict[str, Purchase] = {}
         for purchase in sorted(events, key=lambda p: (p.timestamp, p.seq)):
             first.setdefault(purchase.asin, purchase)
         report.dropped["repeated purchases of an item by a user"] += len(events) - len(first)
@@ -195,14 +206,14 @@ def _prepared_items(path: Path) -> Iterator[Mapping[str, Any]]:
             yield _checked(path, row.line, row.values, META)
 
 
-def _prepared_purchases(path: Path) -> Iterator[_Purchase]:
+def _prepared_purchases(path: Path) -> Iterator[Purchase]:
     for row in read_rows(path):
         if isinstance(row, Problem):
             refuse([row])
             continue
         values = row.values
         try:
-            yield _Purchase(values["user_id"], values["asin"], int(values["timestamp"]), int(values["seq_no"]))
+            yield Purchase(values["user_id"], values["asin"], int(values["timestamp"]), int(values["seq_no"]))
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}:{row.line}: {values} is no purchase ({e!r}); a right row: {INTERACTION}") from e
 
@@ -230,14 +241,14 @@ def _public_pair(source: Path) -> tuple[Path, Path]:
     return reviews[0], metas[0]
 
 
-def _reviews(path: Path) -> Iterator[_Purchase]:
+def _reviews(path: Path) -> Iterator[Purchase]:
     for seq, (line, text) in enumerate(_readable_lines(path)):
         try:
             values = json.loads(text)
         except ValueError as e:
             raise DataError(f"{path}:{line}: not JSON ({e}); a right row: {json.dumps(REVIEW)}") from e
         _checked(path, line, values, REVIEW)
-        yield _Purchase(values["reviewerID"], values["asin"], values["unixReviewTime"], seq)
+        yield Purchase(values["reviewerID"], values["asin"], values["unixReviewTime"], seq)
 
 
 def _metadata(path: Path, wanted: set[str]) -> dict[str, Mapping[str, Any]]:
