@@ -39,8 +39,18 @@ def data(found: Found) -> Section:
         if found.simulated
         else f"The data were imported from {found.settings.data}."
     )
-    return Section(
-        "data", "Data", [Prose(f"{source} The split is by user: no user is on two sides."), statistics(numbers)]
+    return Section("data", "Data", [Prose(f"{source} {_split(found)}"), statistics(numbers)])
+
+
+def _split(found: Found) -> str:
+    """How examples were given to training and test, as the records show it."""
+    data = found.dataset
+    parts = {(s.user_id, data.targets[s.search_id][1]) for s in data.searches if s.search_id in data.targets}
+    if len(parts) == len({user for user, _ in parts}):
+        return "The split is by user: no user is on two sides."
+    return (
+        "The split is by time within each user (leave-one-out: the last choice is test, the one before it validation), "
+        "so test users were seen in training."
     )
 
 

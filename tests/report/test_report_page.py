@@ -15,7 +15,8 @@ from small_run import NOT_RUN, TOKENS
 
 from crsearch.errors import RunError
 from crsearch.evaluate.metrics import REPORTED
-from crsearch.report import render, write_report
+from crsearch.records.store import Dataset
+from crsearch.report import about, render, write_report
 from crsearch.report.found import Found
 from crsearch.report.parts import Page
 from crsearch.report.summary import summary
@@ -443,6 +444,20 @@ def test_a_run_on_imported_data_says_so_and_has_no_ceiling(copied: Copy) -> None
     assert "The data were imported from data/mine." in text
     assert "known for a simulated shop only" in text
     assert "ceiling" not in text
+
+
+def test_a_split_within_users_is_told(finished: Path, copied: Copy) -> None:
+    assert "The split is by user: no user is on two sides." in section(markdown(finished), "Data")
+    folder = copied()
+    data = Dataset.load(folder / "data")
+    user = next(s.user_id for s in data.searches if data.targets.get(s.search_id, ("", ""))[1] == "test")
+    earlier = next(s for s in data.searches if s.user_id == user and s.chosen and s.search_id not in data.targets)
+    targets = {**data.targets, earlier.search_id: (earlier.chosen[0], "train")}
+    truth = (folder / "data" / "truth.parquet").read_bytes()
+    Dataset(data.catalogue, data.users, data.searches, targets).save(folder / "data")
+    (folder / "data" / "truth.parquet").write_bytes(truth)
+    text = render.md(Page("t", "s", [about.data(Found.read(folder))]))
+    assert "so test users were seen in training" in text
 
 
 def test_importing_the_report_is_light() -> None:
