@@ -314,7 +314,7 @@ def simulate(
 @app.command("import", short_help="Turn your logs into records.")
 def import_(
     source: Annotated[
-        Literal["amazon2023", "completejourney", "esci", "hem", "kuaisearch", "tables", "wands"],
+        Literal["amazon2023", "completejourney", "esci", "hem", "jdsearch", "kuaisar", "kuaisearch", "tables", "wands"],
         typer.Argument(metavar="SOURCE", help="Whose logs; see above."),
     ],
     logs: Annotated[
@@ -347,7 +347,7 @@ def import_(
 
     tables: your own CSV, JSON lines or Parquet, with a mapping.toml that says which column is what (without one, an
     example is shown). hem, amazon2023: Amazon reviews of 2014 or 2023. completejourney: a year of a grocery shop.
-    kuaisearch: a KuaiSearch folder. esci, wands: real queries with judged products.
+    kuaisearch, kuaisar, jdsearch: published search logs with users. esci, wands: real queries with judged products.
     """
     from crsearch.cli.progress import working
     from crsearch.cli.show import echo_json, show_import

@@ -7,6 +7,8 @@ from crsearch.records.importers.common import ImportReport
 from crsearch.records.importers.completejourney import import_completejourney
 from crsearch.records.importers.esci import import_esci
 from crsearch.records.importers.hem import import_hem
+from crsearch.records.importers.jdsearch import import_jdsearch
+from crsearch.records.importers.kuaisar import import_kuaisar
 from crsearch.records.importers.kuaisearch import import_kuaisearch
 from crsearch.records.importers.tables import import_tables
 from crsearch.records.importers.wands import import_wands
@@ -20,6 +22,8 @@ IMPORTERS: dict[str, Importer] = {
     "completejourney": import_completejourney,
     "esci": import_esci,
     "hem": import_hem,
+    "jdsearch": import_jdsearch,
+    "kuaisar": import_kuaisar,
     "kuaisearch": import_kuaisearch,
     "tables": import_tables,
     "wands": import_wands,
