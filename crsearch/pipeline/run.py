@@ -1,7 +1,7 @@
 """The whole path: records -> semantic IDs -> traces -> base -> align -> sft0 -> (rl, sft)* -> evaluation -> results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,57 +95,89 @@ class Trained:
 
 
 def train(space: Workspace, crew: Crew) -> Trained:
-    """All stages up to the last model of CRS; the control may be under way."""
-    settings = space.settings
+    """All stages up to the last model of CRS; other models may be under way."""
     data = space.prepare_data()
     sids = space.prepare_sids(data)
     learner = Learner(space, data)
     traces = learner.distill()
     base = space.prepare_base(sids, traces)
     aligned = learner.align(base)
-    wanted = "crs-direct" in settings.evaluate.searchers
-    last = settings.loop.iterations - 1
-    measured, validated, begun = [crew.ahead("measure", stage="align")], [], []
-    early = 0.0
-
-    def ahead(stage: str) -> None:
-        if settings.loop.select == "valid":
-            validated.append(crew.ahead("validate", stage=stage))
-        measured.append(crew.ahead("measure", stage=stage))
-
+    ahead = _Ahead(space.settings, crew)
+    ahead.measure("align")
     record = learner.first_reasoning(aligned, traces)
-    for i in range(settings.loop.iterations):
-        if i == last and wanted:
+    early = 0.0
+    for i in range(space.settings.loop.iterations):
+        if i == space.settings.loop.iterations - 1:
             early = learner.tokens()
-            begun = [crew.ahead("direct_begun", tokens=early)]
-        ahead(start := f"sft{i}")
-        if settings.loop.rl:
+            ahead.begin_control(early)
+        ahead.measure(start := f"sft{i}")
+        if space.settings.loop.rl:
             record = learner.rl(i, record)
-            ahead(start := f"rl{i}")
+            ahead.measure(start := f"rl{i}")
         record = learner.consolidate(i, start, record)
-    others: dict[str, Callable[[], StageRecord]] = {}
+    others = _others(learner, ahead, base, aligned, early)
+    crew.wait(ahead.validated)
+    final = choose(learner, [(name, r) for name, r in learner.stages if name != "align"])
+    return Trained(data=data, stages=learner.stages, final=final, measured=ahead.measured, others=others)
 
-    def later(system: str, do: Callable[[], StageRecord], job: str, **arguments: Any) -> None:
-        task = crew.ahead(job, **arguments)
+
+@dataclass
+class _Ahead:
+    """What a crew does while CRS is trained."""
+
+    settings: Settings
+    crew: Crew
+    measured: list[Task] = field(default_factory=list)
+    validated: list[Task] = field(default_factory=list)
+    control: list[Task] = field(default_factory=list)
+
+    def measure(self, stage: str) -> None:
+        """Measure a finished stage, and validate it where that decides which one is kept."""
+        if self.settings.loop.select == "valid" and stage != "align":
+            self.validated.append(self.crew.ahead("validate", stage=stage))
+        self.measured.append(self.crew.ahead("measure", stage=stage))
+
+    def begin_control(self, tokens: float) -> None:
+        """Train the first part of the control, if it is asked for."""
+        if "crs-direct" in self.settings.evaluate.searchers:
+            self.control = [self.crew.ahead("direct_begun", tokens=tokens)]
+
+    def later(self, finish: Callable[[], StageRecord], job: str, **arguments: Any) -> Callable[[], StageRecord]:
+        """Have a job done; what is returned waits for it, and does what is left of it."""
+        task = self.crew.ahead(job, **arguments)
 
         def finished() -> StageRecord:
-            crew.wait([task])
-            return do()
+            self.crew.wait([task])
+            return finish()
 
-        others[system] = finished
+        return finished
 
-    if wanted:
-        crew.wait(begun)
+
+def _others(
+    learner: Learner, ahead: _Ahead, base: StageRecord, aligned: StageRecord, early: float
+) -> dict[str, Callable[[], StageRecord]]:
+    """The control and the baselines that the settings ask for, begun where a worker is free.
+
+    Args:
+        learner: with the stages of CRS, which say how many tokens the others get.
+        ahead: the crew's work so far.
+        base: the untrained model.
+        aligned: the model after alignment.
+        early: tokens of the first part of the control.
+    """
+    wanted = ahead.settings.evaluate.searchers
+    others: dict[str, Callable[[], StageRecord]] = {}
+    if "crs-direct" in wanted:
+        ahead.crew.wait(ahead.control)
         late = learner.tokens() - early
-        later("crs-direct", partial(learner.direct, aligned, early, late), "direct", early=early, late=late)
-    for name in BASELINES:
-        if name in settings.evaluate.searchers:
-            from_base = baseline_start(name) == "base"
-            before, tokens = base if from_base else aligned, learner.tokens(aligned=from_base)
-            later(name, partial(learner.baseline, name, before, tokens), "baseline", name=name, tokens=tokens)
-    crew.wait(validated)
-    final = choose(learner, [(name, r) for name, r in learner.stages if name != "align"])
-    return Trained(data=data, stages=learner.stages, final=final, measured=measured, others=others)
+        finish = partial(learner.direct, aligned, early, late)
+        others["crs-direct"] = ahead.later(finish, "direct", early=early, late=late)
+    for name in (n for n in BASELINES if n in wanted):
+        from_base = baseline_start(name) == "base"
+        tokens = learner.tokens(aligned=from_base)
+        finish = partial(learner.baseline, name, base if from_base else aligned, tokens)
+        others[name] = ahead.later(finish, "baseline", name=name, tokens=tokens)
+    return others
 
 
 def choose(learner: Learner, thinking: list[tuple[str, StageRecord]]) -> str:
