@@ -178,24 +178,35 @@ def evaluate(
     run_file: Annotated[
         Path | None, typer.Option("--run", metavar="FILE", help="TREC run file of any other system.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Other records with the same catalogue: ask theirs.")
+    ] = None,
     set_: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate systems of a run, or anybody's run file, on the test users of the run."""
+    """Evaluate systems of a run, or anybody's run file, on the test users of the run, or on other test queries."""
     from crsearch.cli.progress import run_progress
     from crsearch.cli.show import echo_json, show_results, show_rows
-    from crsearch.pipeline.again import evaluate_again, evaluate_file, with_searchers
+    from crsearch.pipeline.again import evaluate_again, evaluate_file, evaluate_records, with_searchers
 
-    if run_file is not None and searcher:
-        raise ConfigError("--searcher and --run: give one of them")
+    if run_file is not None and (searcher or data):
+        raise ConfigError("--run: a run file goes without --searcher and --data")
     if run_file is not None:
         rows = evaluate_file(run_folder, run_file)
         echo_json(rows) if as_json else show_rows(rows, str(run_file))
         return
     settings = with_searchers(run_folder, searcher or ["all"], set_ or ())
     with run_progress(settings) as progress:
-        found = evaluate_again(run_folder, settings, progress)
-    echo_json(found) if as_json else show_results(found)
+        if data is not None:
+            found = evaluate_records(run_folder, settings, data, progress)
+        else:
+            found = evaluate_again(run_folder, settings, progress)
+    if as_json:
+        echo_json(found)
+    elif data is not None:
+        show_rows(found, str(data))
+    else:
+        show_results(found)
 
 
 @app.command(short_help="Search with the trained model.")

@@ -9,12 +9,15 @@ from typing import Any
 
 from crsearch.config import Settings, load_settings
 from crsearch.errors import ConfigError, DataError, RunError
+from crsearch.evaluate.evaluation import Evaluation, evaluate
+from crsearch.pipeline.measure import Evaluator
 from crsearch.pipeline.refuse import refuse_unknown_searchers
 from crsearch.pipeline.run import finish
-from crsearch.pipeline.systems import FINAL, SYSTEMS, model_searcher
+from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, SYSTEMS, model_searcher
 from crsearch.pipeline.workspace import Workspace
+from crsearch.records.store import Dataset
 from crsearch.records.types import Context
-from crsearch.runs import Progress, RunDirectory, silent
+from crsearch.runs import Progress, RunDirectory, silent, write_json
 
 
 def finished(folder: Path) -> tuple[Settings, dict[str, Any]]:
@@ -75,6 +78,67 @@ def evaluate_again(folder: Path, settings: Settings, progress: Progress = silent
         own = None if settings.data is None else folder / "data"  # the source may have changed or gone since
         alone = settings.model_copy(update={"processes": 1})  # nothing is trained, so nothing runs ahead
         return finish(Workspace(directory, alone, progress, own, only="eval."))
+
+
+def evaluate_records(folder: Path, settings: Settings, records: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Evaluate a finished run on the test queries of other records with the same catalogue.
+
+    Models, semantic IDs and counts stay those of the run. TREC and per-query files are written to
+    ``eval/<name of records>`` of the run, with the result as ``results.json`` there; the run's own results stay.
+
+    Args:
+        folder: the run.
+        settings: as for ``evaluate_again``.
+        records: folder of the other records, e.g. of ``crsearch import esci --catalogue``.
+        progress: called as (stage, done, total, numbers).
+
+    Returns:
+        ``searchers``, ``not_run``, ``test_queries`` and ``invalid_items``, as in ``results.json``.
+
+    Raises:
+        RunError: the run is in use or not finished.
+        DataError: broken records, another catalogue, or no test query.
+    """
+    _, found = finished(folder)
+    other = Dataset.load(records)
+    with RunDirectory(folder) as directory:
+        space = Workspace(directory, settings, progress)
+        if other.catalogue != space.dataset.catalogue:
+            raise DataError(
+                f"{records}: its catalogue is not that of {folder}, so the run's semantic IDs do not fit it. Import it "
+                f"with --catalogue {settings.data or folder / 'data'}"
+            )
+        examples = other.examples("test", settings.context.max_events)
+        if not examples:
+            raise DataError(f"{records}: no test query in it")
+        evaluator = Evaluator(space, found["final_stage"], examples)
+        lacking = evaluator.lacking()
+        lacking |= dict.fromkeys(REPLACED_THOUGHTS, "its thoughts are those of the run's own test users")
+        names = [n for n in settings.evaluate.searchers if n not in lacking]
+        evaluations = [_ask(evaluator, name, folder / "eval" / records.name) for name in names]
+        rows = {e.searcher: e.metrics(settings.evaluate.bootstrap, settings.seed) for e in evaluations}
+        result = {
+            "searchers": rows,
+            "not_run": {n: lacking[n] for n in settings.evaluate.searchers if n in lacking},
+            "test_queries": len(examples),
+            "invalid_items": sum(e.invalid_items for e in evaluations),
+        }
+        write_json(folder / "eval" / records.name / "results.json", result)
+    return result
+
+
+def _ask(evaluator: Evaluator, name: str, out: Path) -> Evaluation:
+    """Every query of an evaluator to a system; the answers are saved."""
+    done = evaluate(
+        evaluator.searcher(name),
+        evaluator.examples,
+        evaluator.item_ids,
+        exclude_history=evaluator.config.exclude_history,
+        progress=evaluator.space.stages.ticker(f"eval.{name}"),
+        batch=evaluator.space.settings.decode.batch,
+    )
+    done.save(out)
+    return done
 
 
 def evaluate_file(folder: Path, run_file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from crsearch.evaluate.trec import write_qrels
 from crsearch.pipeline.systems import FINAL, SYSTEMS, model_searcher
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.statistics import statistics
-from crsearch.records.types import Searcher
+from crsearch.records.types import Example, Searcher
 from crsearch.runs import StageRecord, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ class Evaluator:
     Args:
         space: the run.
         final: name of the stage that is ``crs``; "" = not known yet.
+        examples: queries to ask instead of those of the run's test users.
     """
 
-    def __init__(self, space: Workspace, final: str = "") -> None:
+    def __init__(self, space: Workspace, final: str = "", examples: Sequence[Example] | None = None) -> None:
         self.space, self.final = space, final
         self.config = space.settings.evaluate
-        examples = space.examples("test")
-        self.examples = examples[: self.config.max_users]
+        self.examples = (space.examples("test") if examples is None else examples)[: self.config.max_users]
         self.item_ids = space.dataset.catalogue.ids
         self.folder = space.path("eval")
 

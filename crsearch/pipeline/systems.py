@@ -220,6 +220,9 @@ def _lexical_depends(settings: Settings) -> object:
     return settings.lexical.model_dump()
 
 
+REPLACED_THOUGHTS = ("crs-empty-thought", "crs-shuffled-thought", "crs-oracle-thought")
+"""Systems that read thoughts made for the run's own test users."""
+
 SYSTEMS: Mapping[str, System] = {
     "crs": System(what="thinks, then ranks: the stage that validation kept", build=model_searcher, stage=FINAL),
     "crs-direct": System(

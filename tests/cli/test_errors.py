@@ -107,7 +107,7 @@ def test_settings_that_are_not_toml_are_named_with_the_line(refused, tmp_path):
             "none.trec: no such run file; its lines are: search_id Q0 item_id",
         ),
         (["evaluate", "{run}", "--run", "{run}/settings.toml"], "settings.toml:1: "),
-        (["evaluate", "{run}", "--run", "x", "--searcher", "crs"], "--searcher and --run: give one of them"),
+        (["evaluate", "{run}", "--run", "x", "--searcher", "crs"], "a run file goes without --searcher and --data"),
         (["run", "--out", "{run}"], "RunError: {run}: holds a run already. Go on with --resume, or choose another"),
         (["run", "--out", "{run}", "--resume"], "{run}: this run was made from other settings (simulate, split, seed)"),
         (["run", "--out", "{run}", "--resume", "--redo", "sft7", *tiny_arguments()], "--redo sft7: no such stage"),

@@ -1,5 +1,6 @@
 """What is run again when settings change, and what is refused."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 from tiny_run import Events, run_tiny, tiny_settings
 
-from crsearch.errors import ConfigError, RunError
-from crsearch.pipeline.again import evaluate_again, evaluate_file, search_again, with_searchers
+from crsearch.errors import ConfigError, DataError, RunError
+from crsearch.pipeline.again import evaluate_again, evaluate_file, evaluate_records, search_again, with_searchers
 from crsearch.pipeline.run import run
 from crsearch.pipeline.systems import FINAL, SYSTEMS
 from crsearch.pipeline.workspace import folder_digest
+from crsearch.records.store import Catalogue, Dataset
 from crsearch.runs import RunDirectory
 
 AFTER_RL = {
@@ -188,3 +190,25 @@ def test_search_without_a_thought_has_none(tiny_run):
 
 def test_more_items_than_there_are_are_all_items(tiny_run):
     assert len(search_again(tiny_run, "case", user_id=None, k=999, thinks=False, place=None)["items"]) == 40
+
+
+def test_other_queries_are_asked_of_the_same_models(copy):
+    """Oracle: the run's own records, given as others, have the run's own numbers; and the run keeps its results."""
+    before = (copy / "results.json").read_bytes()
+    settings = with_searchers(copy, ["crs-empty-thought"])
+    found = evaluate_records(copy, settings, copy / "data")
+    own = json.loads(before)
+    assert {n: row["NDCG@10"] for n, row in found["searchers"].items()} == {
+        n: row["NDCG@10"] for n, row in own["searchers"].items()
+    }
+    assert found["not_run"].keys() == {"crs-empty-thought"}
+    assert (copy / "results.json").read_bytes() == before
+    assert (copy / "eval" / "data" / "crs.trec").read_text() == (copy / "eval" / "crs.trec").read_text()
+
+
+def test_records_with_another_catalogue_are_refused(copy, tmp_path):
+    dataset = Dataset.load(copy / "data")
+    items = [dataclasses.replace(dataset.catalogue[0], title="another"), *list(dataset.catalogue)[1:]]
+    Dataset(Catalogue(items), dataset.users, dataset.searches, dataset.targets).save(tmp_path / "other")
+    with pytest.raises(DataError, match="its catalogue is not that of"):
+        evaluate_records(copy, with_searchers(copy, ["bm25"]), tmp_path / "other")
