@@ -324,10 +324,7 @@ def simulate(
 
 @app.command("import", short_help="Turn your logs into records.")
 def import_(
-    source: Annotated[
-        Literal["amazon2023", "completejourney", "esci", "hem", "jdsearch", "kuaisar", "kuaisearch", "tables", "wands"],
-        typer.Argument(metavar="SOURCE", help="Whose logs; see above."),
-    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Whose logs; see above.")],
     logs: Annotated[
         Path,
         typer.Argument(metavar="LOGS", help="Folder of the source, mapping file of tables, or queries of esci."),
@@ -365,6 +362,8 @@ def import_(
     from crsearch.config import load_settings
     from crsearch.records.importers import IMPORTERS
 
+    if source not in IMPORTERS:
+        raise ConfigError(f"import {source}: the sources are {', '.join(IMPORTERS)}")
     split = load_settings(None, set_ or ()).split
     own: dict[str, Any] = {}
     if source == "tables":

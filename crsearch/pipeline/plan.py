@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crsearch.config import Settings
+from crsearch.pipeline.refuse import refuse_unknown_searchers
 from crsearch.pipeline.systems import BASELINES, SYSTEMS
 from crsearch.train.supervised import steps_for
 
@@ -66,7 +67,12 @@ class Rates:
 
 
 def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
-    """Every stage of a run in order, with its expected work."""
+    """Every stage of a run in order, with its expected work.
+
+    Raises:
+        ConfigError: an unknown searcher.
+    """
+    refuse_unknown_searchers(settings.evaluate.searchers, SYSTEMS)
     aligned = round(sizes.train * settings.align.share)
     fresh = sizes.train - aligned
     think = sizes.trunk_tokens + settings.decode.think_tokens
