@@ -25,7 +25,7 @@ def run_with_room(out: Path, size: int | None, told: Path) -> None:
 
 @pytest.mark.parametrize(
     "size, place",
-    [(1_000, "settings.toml"), (4_000, "data"), (12_000, "data"), (24_000, "models/base")],
+    [(1_000, "settings.toml"), (8_000, "data"), (12_000, "data"), (24_000, "models/base")],
 )
 def test_a_full_disk_is_named_and_nothing_is_half_written(tmp_path, size, place):
     out, told = tmp_path / "run", tmp_path / "told"

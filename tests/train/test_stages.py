@@ -166,7 +166,7 @@ def test_first_reasoning_overfits_twelve_traces_and_thoughts_close(shop, run):
 def test_the_direct_control_sees_as_many_tokens_as_it_is_given(shop, run):
     bench = shop.bench(run)
     wanted = 20_000.0
-    seen = continue_directly(bench, "direct", "key", shop.examples, wanted)["tokens_sum"]
+    seen = continue_directly(bench, "direct", "key", shop.examples, wanted, FAST)["tokens_sum"]
     assert seen == pytest.approx(wanted, rel=0.15)
 
 
