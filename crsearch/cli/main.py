@@ -198,7 +198,8 @@ def evaluate(
     settings = with_searchers(run_folder, searcher or ["all"], set_ or ())
     with run_progress(settings) as progress:
         if data is not None:
-            found = evaluate_records(run_folder, settings, data, progress)
+            named = () if "all" in (searcher or ["all"]) else searcher or ()
+            found = evaluate_records(run_folder, settings, data, progress, named)
         else:
             found = evaluate_again(run_folder, settings, progress)
     if as_json:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,9 @@ def evaluate_again(folder: Path, settings: Settings, progress: Progress = silent
         return finish(Workspace(directory, alone, progress, own, only="eval."))
 
 
-def evaluate_records(folder: Path, settings: Settings, records: Path, progress: Progress = silent) -> dict[str, Any]:
+def evaluate_records(
+    folder: Path, settings: Settings, records: Path, progress: Progress = silent, only: Collection[str] = ()
+) -> dict[str, Any]:
     """Evaluate a finished run on the test queries of other records with the same catalogue.
 
     Models, semantic IDs and counts stay those of the run. TREC and per-query files are written to
@@ -91,6 +93,7 @@ def evaluate_records(folder: Path, settings: Settings, records: Path, progress: 
         settings: as for ``evaluate_again``.
         records: folder of the other records, e.g. of ``crsearch import esci --catalogue``.
         progress: called as (stage, done, total, numbers).
+        only: systems to ask; none = all of the settings.
 
     Returns:
         ``searchers``, ``not_run``, ``test_queries`` and ``invalid_items``, as in ``results.json``.
@@ -114,12 +117,13 @@ def evaluate_records(folder: Path, settings: Settings, records: Path, progress: 
         evaluator = Evaluator(space, found["final_stage"], examples)
         lacking = evaluator.lacking()
         lacking |= dict.fromkeys(REPLACED_THOUGHTS, "its thoughts are those of the run's own test users")
-        names = [n for n in settings.evaluate.searchers if n not in lacking]
+        wanted = [n for n in settings.evaluate.searchers if not only or n in only]
+        names = [n for n in wanted if n not in lacking]
         evaluations = [_ask(evaluator, name, folder / "eval" / records.name) for name in names]
         rows = {e.searcher: e.metrics(settings.evaluate.bootstrap, settings.seed) for e in evaluations}
         result = {
             "searchers": rows,
-            "not_run": {n: lacking[n] for n in settings.evaluate.searchers if n in lacking},
+            "not_run": {n: lacking[n] for n in wanted if n in lacking},
             "test_queries": len(examples),
             "invalid_items": sum(e.invalid_items for e in evaluations),
         }

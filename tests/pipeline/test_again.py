@@ -202,6 +202,7 @@ def test_other_queries_are_asked_of_the_same_models(copy):
         n: row["NDCG@10"] for n, row in own["searchers"].items()
     }
     assert found["not_run"].keys() == {"crs-empty-thought"}
+    assert evaluate_records(copy, settings, copy / "data", only=["bm25"])["searchers"].keys() == {"bm25"}
     assert (copy / "results.json").read_bytes() == before
     assert (copy / "eval" / "data" / "crs.trec").read_text() == (copy / "eval" / "crs.trec").read_text()
 
