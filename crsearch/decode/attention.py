@@ -8,7 +8,7 @@ Source: cascade/tree attention; layout: this project.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -166,6 +166,22 @@ def _bias(hidden: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
 
+def refuse_other_scores(module: nn.Module, kwargs: Mapping[str, Any], which: str) -> None:
+    """Raise if a layer asks for scores that are more than a scaled product.
+
+    Args:
+        module: the layer.
+        kwargs: what transformers passes to its attention function.
+        which: end of the message, after "uses softcap, which".
+
+    Raises:
+        ModelError: it does.
+    """
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ModelError(f"{type(module).__name__} uses {name}, which {which}")
+
+
 def _tree_attention(
     module: nn.Module,
     query: Tensor,
@@ -179,11 +195,7 @@ def _tree_attention(
     """The attention function that transformers' layers call; finds its cache in the running context."""
     cache = _ACTIVE.get()
     assert cache is not None, "a forward pass within tree_attention, but outside reading"
-    for name in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(name) is not None:
-            raise ModelError(
-                f"{type(module).__name__} uses {name}, which the shared prefix cannot do: pass cache=False"
-            )
+    refuse_other_scores(module, kwargs, "the shared prefix cannot do: pass cache=False")
     if sliding_window is not None and cache.get_seq_length() >= sliding_window:
         raise ModelError(
             f"{type(module).__name__} has a window of {sliding_window} tokens and the text has "

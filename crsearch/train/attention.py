@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crsearch.decode.attention import attention_of
+from crsearch.decode.attention import attention_of, refuse_other_scores
 from crsearch.errors import ModelError
 
 NAME = "crsearch_rows"
@@ -129,9 +129,7 @@ def _row_attention(
     """The attention function that transformers' layers call; finds its masks in the running context."""
     masks = _ACTIVE.get()
     assert masks is not None, "a forward pass with the attention of rows, but outside row_attention"
-    for name in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(name) is not None:
-            raise ModelError(f"{type(module).__name__} uses {name}, which training on packed trees cannot do")
+    refuse_other_scores(module, kwargs, "training on packed trees cannot do")
     if dropout:
         raise ModelError(f"{type(module).__name__} drops out {dropout} of its attention: set it to 0 in config.json")
     if sliding_window is not None and masks.longest > sliding_window:
