@@ -10,7 +10,7 @@ import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -716,9 +716,9 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _explain(error: ValidationError, origin: str) -> str:
+def _explain(error: ValidationError, origin: str, model: type[BaseModel]) -> str:
     lines = []
-    known = _known_keys(Settings)
+    known = _known_keys(model)
     for e in error.errors():
         where = ".".join(str(p) for p in e["loc"])
         if e["type"] == "extra_forbidden":
@@ -747,10 +747,34 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = (), base:
     Raises:
         ConfigError: unreadable file, unknown setting or preset, wrong type, value out of range.
     """
+    given, origin = _given(path, overrides, base)
+    name = given.get("preset", "recommended")
+    if name not in PRESETS:
+        near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.3)
+        raise ConfigError(
+            f"{origin}: preset = {name!r}: there are {', '.join(PRESETS)}"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
+    return _checked(Settings, merge(PRESETS[name], {**given, "preset": name}), origin)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def load_section(model: type[AnySection], path: Path | None = None, overrides: Sequence[str] = ()) -> AnySection:
+    """Settings that are no part of a run: defaults < TOML file < overrides.
+
+    Raises:
+        ConfigError: as ``load_settings``.
+    """
+    given, origin = _given(path, overrides, None)
+    return _checked(model, given, origin)
+
+
+def _given(path: Path | None, overrides: Sequence[str], base: Nested | None) -> tuple[Nested, str]:
+    """Values of a base, a file and overrides, and where they came from."""
     given: Nested = dict(base or {})
-    origin = "settings"
     if path is not None:
-        origin = str(path)
         try:
             given = merge(given, tomllib.loads(path.read_text(encoding="utf-8")))
         except OSError as e:
@@ -759,17 +783,14 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = (), base:
             raise ConfigError(f"{path}: not valid TOML: {e}") from e
     for text in overrides:
         given = merge(given, parse_assignment(text))
-    name = given.get("preset", "recommended")
-    if name not in PRESETS:
-        near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.3)
-        raise ConfigError(
-            f"{origin}: preset = {name!r}: there are {', '.join(PRESETS)}"
-            + (f"; did you mean {near[0]}?" if near else "")
-        )
+    return given, "settings" if path is None else str(path)
+
+
+def _checked(model: type[AnySection], values: Nested, origin: str) -> AnySection:
     try:
-        return Settings.model_validate(merge(PRESETS[name], {**given, "preset": name}))
+        return model.model_validate(values)
     except ValidationError as e:
-        raise ConfigError(_explain(e, origin)) from e
+        raise ConfigError(_explain(e, origin, model)) from e
 
 
 RECOMMENDED: Nested = {}
