@@ -11,6 +11,7 @@ from crsearch.decode.beam import beam_search
 from crsearch.decode.thoughts import (
     RankedThoughts,
     Thoughts,
+    Watch,
     fuse_thoughts,
     rank_thoughts,
     sample_thoughts,
@@ -23,6 +24,7 @@ __all__ = [
     "Thoughts",
     "Trie",
     "TrieMask",
+    "Watch",
     "beam_search",
     "fuse_thoughts",
     "rank_thoughts",

@@ -9,6 +9,7 @@ Source: CRS §3.4 and, as rollout, §3.3. Sampling, forced closing and fusion: t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -30,7 +31,7 @@ class Thoughts:
     """Log-probability of each token and then of the closing one, 0 after it: of the policy over its whole vocabulary
     at the temperature of sampling (at 1 for greedy)."""
     closed_BG: Bool[Tensor, "B G"]
-    """The model closed the thought itself; False = it was closed by force at ``max_tokens``."""
+    """The model closed the thought itself; False = it was closed by force, at ``max_tokens`` or by the watch."""
 
     @property
     def forced_BG(self) -> Bool[Tensor, "B G"]:
@@ -46,6 +47,27 @@ class RankedThoughts(Thoughts):
     """Rows of the trie, best first; -1 where there are fewer."""
     scores_BGK: Float[Tensor, "B G K"]
     """Log-probability of each item, given prompt and thought; -inf where there are fewer."""
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Follows thoughts as they are written and may end them: a token budget, a deadline, a client that left.
+
+    Called after each step of sampling until all thoughts are closed. What it raises ends the search.
+    Source: details: this project.
+    """
+
+    def __call__(self, token_BG: Int64[Tensor, "B G"]) -> Bool[Tensor, "B G"] | None:
+        """Look at one step.
+
+        Args:
+            token_BG: the token that each trajectory has just written, on the CPU; the closing tag where it is closed
+                now, by itself or by force, and -1 where it was closed before. All others are unfinished.
+
+        Returns:
+            Trajectories to close now, finished ones do not matter; None = none.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,14 +92,17 @@ def sample_thoughts(
     *,
     close_id: int,
     group_size: int = 1,
-    max_tokens: int = 48,
+    max_tokens: int | Sequence[int] = 48,
     forbidden: Sequence[int] = (),
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
+    watch: Watch | None = None,
 ) -> Thoughts:
     """Let the model reason after each prompt; the arguments are those of `think_then_rank`."""
     with decoding(model):
-        _, thoughts = _think(model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, 0)
+        _, thoughts = _think(
+            model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, watch, room=0
+        )
     return thoughts
 
 
@@ -89,17 +114,19 @@ def think_then_rank(
     close_id: int,
     width: int = 10,
     group_size: int = 1,
-    max_tokens: int = 48,
+    max_tokens: int | Sequence[int] = 48,
     forbidden: Sequence[int] = (),
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
+    watch: Watch | None = None,
     mask: Masks = None,
     normalise: Normalise = "full",
 ) -> RankedThoughts:
     """Reason after each prompt, then rank the items of a trie after each thought.
 
     Every trajectory has its own random numbers, drawn prompt by prompt before anything is sampled: a batch gives the
-    thoughts that its prompts give one after the other from the same generator.
+    thoughts that its prompts give one after the other from the same generator, and a thought that is closed early
+    changes no other one.
 
     Args:
         model: a transformers causal model; its device is used.
@@ -108,16 +135,18 @@ def think_then_rank(
         close_id: the closing tag.
         width: items per thought (K).
         group_size: thoughts per prompt (G).
-        max_tokens: most tokens between the tags; then the thought is closed by force.
+        max_tokens: most tokens between the tags, for all prompts or one number per prompt; then the thought is closed
+            by force.
         forbidden: ids that never stand in a thought (SIDs, padding, control tokens); not the closing tag.
         temperature: 0 = the most probable token at each place.
         generator: source of randomness; needed unless the temperature is 0.
+        watch: told each token as it is written; may close thoughts by force, as if ``max_tokens`` had been reached.
         mask: as in `beam_search`.
         normalise: as in `beam_search`.
 
     Raises:
         ConfigError: an argument out of range, the closing tag forbidden, or sampling without a generator.
-        DataError: an empty prompt; a mask that does not fit.
+        DataError: an empty prompt; a mask that does not fit, also one of the watch; not one ``max_tokens`` per prompt.
     """
     if width < 1:
         raise ConfigError(f"width = {width}: at least 1")
@@ -125,7 +154,7 @@ def think_then_rank(
     with decoding(model):
         room = width * (trie.depth - 1)
         source, thoughts = _think(
-            model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, room
+            model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, watch, room
         )
         if source is None:
             rows = torch.full((0, group_size, width), -1)
@@ -196,14 +225,20 @@ def _think(
     prompts: Prompts,
     close_id: int,
     group_size: int,
-    max_tokens: int,
+    max_tokens: int | Sequence[int],
     forbidden: Sequence[int],
     temperature: float,
     generator: torch.Generator | None,
+    watch: Watch | None,
     room: int,
 ) -> tuple[_Grown | None, Thoughts]:
     """Sample all thoughts and read their closing tags; ``room`` slots per branch stay free for beams."""
-    if group_size < 1 or max_tokens < 0 or temperature < 0:
+    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else [int(n) for n in max_tokens]
+    if len(limits) != len(prompts):
+        raise DataError(
+            f"{len(limits)} max_tokens for {len(prompts)} prompts: give one per prompt, or a single one for all"
+        )
+    if group_size < 1 or min(limits, default=0) < 0 or temperature < 0:
         raise ConfigError(
             f"group_size = {group_size}, max_tokens = {max_tokens}, temperature = {temperature}: at least 1, 0 and 0"
         )
@@ -212,7 +247,7 @@ def _think(
     if temperature > 0 and generator is None:
         raise ConfigError(f"temperature = {temperature} needs a torch.Generator: seeds are passed in, never global")
     check_prompts(prompts)
-    B, G, T = len(prompts), group_size, max_tokens
+    B, G, T = len(prompts), group_size, max(limits, default=0)
     if not B:
         return None, Thoughts(
             thoughts=[], logprob_BGT=torch.zeros(0, G, 1), closed_BG=torch.zeros(0, G, dtype=torch.bool)
@@ -220,8 +255,8 @@ def _think(
     # 1) the random numbers of every trajectory
     random_BGT = torch.zeros(B, G, T, dtype=torch.float64)
     if generator is not None and temperature > 0:
-        for b in range(B):
-            random_BGT[b] = torch.rand(G, T, generator=generator, device=generator.device, dtype=torch.float64)
+        for random_GT, n in zip(random_BGT, limits, strict=True):
+            random_GT[:, :n] = torch.rand(G, n, generator=generator, device=generator.device, dtype=torch.float64)
     # 2) all thoughts in step, finished ones left out
     tree = PrefixTree(model, prompts, group=G, slots=T + 2 + room)
     logits_BGV = tree.start().unflatten(0, (B, G))[:, :, 0]
@@ -229,24 +264,28 @@ def _think(
     random_BGT = random_BGT.to(device)
     barred_V = torch.zeros(V, dtype=torch.bool, device=device)
     barred_V[torch.as_tensor(sorted(set(forbidden)), dtype=torch.int64, device=device)] = True
+    limit_BG = torch.tensor(limits, device=device)[:, None].repeat(1, G)
     token_BGT = torch.full((B, G, T + 1), close_id, device=device)
     logprob_BGT = torch.zeros(B, G, T + 1, device=device)
     running = Running(tree, slots=T + 2)
     for t in range(T + 1):
         where = running.where
         logits_RV = logits_BGV[running.runs_BG]
+        token_R = torch.full((len(logits_RV),), close_id, device=device)
         if t < T:
-            token_R = choose(logits_RV, random_BGT[(*where, t)], temperature, barred_V)
-        else:
-            token_R = torch.full((len(logits_RV),), close_id, device=device)
+            chosen_R = choose(logits_RV, random_BGT[(*where, t)], temperature, barred_V)
+            token_R = torch.where(limit_BG[where] > t, chosen_R, token_R)
         token_BGT[(*where, t)] = token_R
         policy_RV = (logits_RV / (temperature or 1.0)).log_softmax(-1)
         logprob_BGT[(*where, t)] = policy_RV.gather(1, token_R[:, None]).squeeze(1)
+        if watch is not None:
+            now_BG = _closed_by(watch, token_R, where, limit_BG.shape).to(device)
+            limit_BG = torch.where(now_BG, limit_BG.clamp(max=t + 1), limit_BG)
         if t == T or not running.keep(token_R != close_id):
             break
         logits_BGV = running.extend(token_BGT[..., t])
-    closed_BG = (token_BGT[..., :T] == close_id).any(-1)
     length_BG = (token_BGT == close_id).int().argmax(-1)
+    closed_BG = length_BG < limit_BG
     # 3) the closing tags
     running.finish(length_BG)
     logits = tree.extend(torch.full((B, G, 1), close_id, device=device)).flatten(0, 1)
@@ -256,6 +295,23 @@ def _think(
     ]
     kept = logprob_BGT[..., : int(length_BG.max()) + 1]
     return _Grown(tree, logits), Thoughts(thoughts=thoughts, logprob_BGT=kept.cpu(), closed_BG=closed_BG.cpu())
+
+
+def _closed_by(
+    watch: Watch, token_R: Int64[Tensor, " R"], where: tuple[Tensor, Tensor], shape: tuple[int, ...]
+) -> Bool[Tensor, "B G"]:
+    """Tell the watch what the unfinished trajectories have written; which does it close?"""
+    token_BG = torch.full(shape, -1)
+    token_BG[where[0].cpu(), where[1].cpu()] = token_R.cpu()
+    closed_BG = watch(token_BG)
+    if closed_BG is None:
+        return torch.zeros(shape, dtype=torch.bool)
+    if closed_BG.dtype != torch.bool or closed_BG.shape != token_BG.shape:
+        raise DataError(
+            f"the watch returned {tuple(closed_BG.shape)} of {closed_BG.dtype}: it has to return a boolean mask "
+            f"of shape {tuple(shape)} (prompts, thoughts per prompt), or None"
+        )
+    return closed_BG
 
 
 def choose(

@@ -173,6 +173,119 @@ def test_finished_trajectories_do_not_cost_full_steps():
     assert all(n <= r for n, r in zip(alive, rows, strict=True))
 
 
+# -- the watch --------------------------------------------------------------------------------------------------------
+class Scripted:
+    """Closes trajectory (b, g) once it has written ``stop[b, g]`` tokens, and keeps all it was told."""
+
+    def __init__(self, stop: dict[tuple[int, int], int]) -> None:
+        self.stop, self.told = stop, []
+
+    def __call__(self, token_BG: torch.Tensor) -> torch.Tensor | None:
+        self.told.append(token_BG.clone())
+        now_BG = torch.zeros(token_BG.shape, dtype=torch.bool)
+        for place, n in self.stop.items():
+            now_BG[place] = n == len(self.told)
+        return now_BG if now_BG.any() else None
+
+
+stops = st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 2)), st.integers(1, 12), max_size=12)
+
+
+@given(tokens_NL=catalogues(), seed=st.integers(0, 4), family=families, stop=stops, width=st.integers(1, 20))
+@few
+def test_a_thought_that_the_watch_closes_is_as_one_of_that_length_and_the_others_do_not_change(
+    tokens_NL, seed, family, stop, width
+):
+    trie, prompts, free = Trie.from_tokens(tokens_NL), random_prompts(seed, LENGTHS), sampled(seed, family)
+    mine = model(family, seed, 3.0)
+    ranked = think_then_rank(
+        mine, prompts, trie, close_id=CLOSE, width=width, group_size=3, max_tokens=12, forbidden=FORBIDDEN,
+        temperature=1.0, generator=generator(seed), watch=Scripted(stop),
+    )  # fmt: skip
+    for b, group in enumerate(free.thoughts):
+        for g, thought in enumerate(group):
+            n = stop.get((b, g), 12)
+            assert ranked.thoughts[b][g] == thought[:n]
+            assert bool(ranked.forced_BG[b, g]) == (len(thought) >= n)
+    for g in range(3):
+        texts = [group[g] for group in ranked.thoughts]
+        rows_BK, scores_BK = rank_thoughts(mine, prompts, texts, trie, close_id=CLOSE, width=width)
+        assert ranked.rows_BGK[:, g].tolist() == rows_BK.tolist()
+        torch.testing.assert_close(ranked.scores_BGK[:, g], scores_BK, atol=2e-4, rtol=1e-5)
+    for b, prompt in enumerate(prompts):
+        written = [*ranked.thoughts[b][0], CLOSE]
+        with torch.no_grad():
+            logits = mine(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1]
+        truth = logits.float().log_softmax(-1)[range(len(written)), written]
+        torch.testing.assert_close(ranked.logprob_BGT[b, 0, : len(written)], truth, atol=1e-4, rtol=1e-4)
+        assert (ranked.logprob_BGT[b, 0, len(written) :] == 0).all()
+
+
+@given(seed=st.integers(0, 5), limits=st.lists(st.integers(0, 12), min_size=4, max_size=4))
+@few
+def test_limits_per_prompt_are_those_of_the_prompts_one_after_the_other(seed, limits):
+    together, source = sampled(seed, max_tokens=limits), generator(seed)
+    for b, (prompt, n) in enumerate(zip(random_prompts(seed, LENGTHS), limits, strict=True)):
+        alone = sampled(seed, prompts=[prompt], generator=source, max_tokens=n)
+        assert alone.thoughts[0] == together.thoughts[b] and max(map(len, together.thoughts[b])) <= n
+        assert alone.closed_BG[0].tolist() == together.closed_BG[b].tolist()
+        T = alone.logprob_BGT.shape[-1]
+        torch.testing.assert_close(together.logprob_BGT[b, :, :T], alone.logprob_BGT[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_watch_is_told_every_token_and_the_closing_tag_once():
+    for seed in range(4):
+        watch = Scripted({(0, 1): 2, (2, 2): 1})
+        thoughts = sampled(seed, watch=watch, max_tokens=[12, 0, 5, 7])
+        told_BGT = torch.stack(watch.told, dim=-1)
+        assert told_BGT.shape[-1] == 1 + max(len(t) for group in thoughts.thoughts for t in group)
+        written = [thought for group in thoughts.thoughts for thought in group]
+        for told, thought in zip(told_BGT.flatten(0, 1).tolist(), written, strict=True):
+            assert told == [*thought, CLOSE] + [-1] * (len(told) - len(thought) - 1)
+
+
+def test_a_watch_that_only_looks_changes_nothing_and_one_that_closes_all_ends_the_sampling():
+    free, looked = sampled(5), sampled(5, watch=lambda token_BG: None)
+    assert looked.thoughts == free.thoughts and looked.closed_BG.tolist() == free.closed_BG.tolist()
+    assert (looked.logprob_BGT == free.logprob_BGT).all()
+    calls: list[int] = []
+
+    def all_closed(token_BG: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return torch.ones(token_BG.shape, dtype=torch.bool)
+
+    ended = sampled(5, watch=all_closed)
+    assert len(calls) == 2 and ended.thoughts == [[t[:1] for t in group] for group in free.thoughts]
+
+
+def test_an_error_of_the_watch_ends_the_search_and_leaves_the_model_usable():
+    class Gone(Exception): ...
+
+    def leave(token_BG: torch.Tensor) -> None:
+        raise Gone
+
+    before = model("qwen3", 0, 3.0).config._attn_implementation
+    with pytest.raises(Gone):
+        sampled(0, watch=leave)
+    assert model("qwen3", 0, 3.0).config._attn_implementation == before
+    assert sampled(0).thoughts == sampled(0, watch=lambda token_BG: None).thoughts
+
+
+@pytest.mark.parametrize("answer", [torch.zeros(4, dtype=torch.bool), torch.zeros(4, 3)])
+def test_a_watch_that_answers_no_mask_of_the_trajectories_is_refused(answer):
+    with pytest.raises(DataError, match=r"the watch returned .*boolean mask of shape \(4, 3\)"):
+        sampled(0, watch=lambda token_BG: answer)
+
+
+def test_one_limit_per_prompt_is_asked_for():
+    with pytest.raises(DataError, match="2 max_tokens for 1 prompts"):
+        sample_thoughts(model(), [[1]], close_id=CLOSE, max_tokens=[3, 4])
+    with pytest.raises(ConfigError, match=r"max_tokens = \[-1\]"):
+        sample_thoughts(model(), [[1]], close_id=CLOSE, max_tokens=[-1])
+    assert sample_thoughts(model(), [], close_id=CLOSE, max_tokens=[]).thoughts == []
+
+
+# -- edges ------------------------------------------------------------------------------------------------------------
 def test_no_prompts_give_no_thoughts():
     ranked = think_then_rank(model(), [], Trie.from_tokens(np.array([[9]])), close_id=CLOSE, width=4, group_size=2)
     assert ranked.thoughts == [] and ranked.rows_BGK.shape == (0, 2, 4)
