@@ -20,6 +20,14 @@ class LimitsConfig(Section):
     """Searches of one batch request."""
     header_bytes: int = Field(default=16_384, ge=1_024)
     """Bytes of all request headers (431)."""
+    url_bytes: int = Field(default=8_192, ge=256)
+    """Bytes of path and query string (414)."""
+    body_seconds: float = Field(default=10.0, gt=0)
+    """Time for the headers, and again for the body, to arrive (408)."""
+    rate: float | None = Field(default=None, gt=0)
+    """Requests a second of one key, or of one client without keys (429); none = no limit."""
+    burst: int = Field(default=20, ge=1)
+    """Requests that a key or client may send at once before ``rate`` counts."""
 
 
 class KeyConfig(Section):

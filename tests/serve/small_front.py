@@ -1,0 +1,185 @@
+"""A small application behind the front, as the server is, for tests of the front alone."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx2
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from crsearch.serve.config import ServeConfig
+from crsearch.serve.contract import Judgement, SearchRequest
+from crsearch.serve.parse import parse_json, read_model
+from crsearch.serve.problems import Problem
+from crsearch.serve.protocol import uvicorn_options
+from crsearch.serve.security import Keys, harden, needs, note
+from crsearch.serve.seen import Seen
+from crsearch.serve.text import clean_id, clean_query
+
+KEYS = {
+    "CRSEARCH_SEARCH_KEY": "search-key-0123456789",
+    "CRSEARCH_ADMIN_KEY": "admin-key-0123456789",
+    "CRSEARCH_METRICS_KEY": "metrics-key-0123456789",
+}
+SETTINGS = ServeConfig()
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {KEYS[f'CRSEARCH_{name.upper()}_KEY']}"}
+
+
+def small_app(
+    config: ServeConfig = SETTINGS, environment: Mapping[str, str] | None = None, seen: list[Seen] | None = None
+) -> FastAPI:
+    """Routes of every scope; ``/v1/search`` reads its body as the server does."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    limits = config.limits
+
+    @app.get("/livez")
+    @needs("open")
+    async def livez() -> dict[str, bool]:
+        return {"alive": True}
+
+    @app.get("/readyz")
+    @needs("open")
+    async def readyz() -> dict[str, bool]:
+        return {"ready": True}
+
+    @app.post("/v1/search")
+    @needs("search")
+    async def search(request: Request) -> JSONResponse:
+        asked = read_model(SearchRequest, parse_json(await request.body(), limits.json_depth))
+        query = clean_query(asked.query, limits.query_chars, limits.query_bytes)
+        user = asked.user_id and clean_id(asked.user_id, "user_id")
+        note(request, rung="L3", user_id=user, query=query.text)
+        return JSONResponse({"items": [], "query": query.text})
+
+    @app.post("/v1/feedback")
+    @needs("search")
+    async def feedback(request: Request) -> JSONResponse:
+        read_model(Judgement, parse_json(await request.body(), limits.json_depth))
+        return JSONResponse({"kept": True})
+
+    @app.get("/v1/items/{item_id}")
+    @needs("search")
+    async def item(item_id: str) -> JSONResponse:
+        clean_id(item_id, "item_id")
+        raise Problem("not_found", "no such item", hint="ids are those of answers")
+
+    @app.get("/v1/users")
+    @needs("search")
+    async def users() -> JSONResponse:
+        return JSONResponse([])
+
+    @app.get("/v1/suggest")
+    @needs("search")
+    async def suggest(q: str = "") -> JSONResponse:
+        return JSONResponse([])
+
+    @app.post("/v1/admin/reload")
+    @needs("admin")
+    async def reload() -> JSONResponse:
+        return JSONResponse({"done": True})
+
+    @app.get("/metrics")
+    @needs("metrics")
+    async def metrics() -> JSONResponse:
+        return JSONResponse({})
+
+    @app.get("/")
+    @needs("search")
+    async def page() -> HTMLResponse:
+        return HTMLResponse("<!doctype html><title>search</title>")
+
+    @app.get("/typed/{number}")
+    @needs("search")
+    async def typed(number: int) -> JSONResponse:
+        return JSONResponse(number)
+
+    @app.get("/broken")
+    @needs("search")
+    async def broken() -> None:
+        raise RuntimeError("CANARY in a message")
+
+    harden(app, config, watchers=[(seen if seen is not None else []).append], environment=environment or {})
+    return app
+
+
+def client(app: FastAPI, **options: Any) -> httpx2.AsyncClient:
+    """A client of the application in this process."""
+    transport = httpx2.ASGITransport(app=app)
+    return httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", **options)
+
+
+def ask(app: FastAPI, method: str, path: str, **options: Any) -> httpx2.Response:
+    """One request."""
+
+    async def send() -> httpx2.Response:
+        async with client(app) as c:
+            return await c.request(method, path, **options)
+
+    return asyncio.run(send())
+
+
+def error_of(response: httpx2.Response) -> dict[str, Any]:
+    """The error of an answer, which has the one shape."""
+    assert response.headers["content-type"] == "application/json"
+    assert len(response.content) <= 4_096
+    error = response.json()["error"]
+    assert set(error) - {"field"} == {"code", "message", "hint", "request_id"}
+    assert error["request_id"] == response.headers["x-request-id"]
+    return error
+
+
+@contextlib.asynccontextmanager
+async def listening(app: Any, config: ServeConfig = SETTINGS, **options: Any) -> AsyncIterator[int]:
+    """The application behind uvicorn on a free port of this machine, which is given."""
+    chosen = {**uvicorn_options(config), "log_level": "critical", **options}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", **chosen))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await task
+
+
+async def raw(port: int, *parts: bytes, wait: float = 0.0, within: float = 5.0) -> bytes:
+    """What the server answers to bytes, until it ends the connection or ``within`` seconds are over."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def write() -> None:
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(wait)
+
+    writing, got = asyncio.create_task(write()), b""
+    try:
+        async with asyncio.timeout(within):
+            while piece := await reader.read(65_536):
+                got += piece
+    except (TimeoutError, ConnectionError):
+        pass
+    writing.cancel()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return got
+
+
+def json_of(answer: bytes) -> Any:
+    """The JSON body of raw bytes."""
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+__all__ = ["KEYS", "Keys", "ask", "bearer", "client", "error_of", "json_of", "listening", "raw", "small_app"]
