@@ -606,8 +606,8 @@ class EvaluateConfig(Section):
     """What is measured and how sure it is."""
 
     searchers: tuple[str, ...] = (
-        "crs", "crs-direct", "crs-no-thought", "crs-fused", "bm25", "tfidf", "popularity", "popularity-in-query",
-        "popularity-in-query-brand",
+        "crs", "crs-direct", "crs-cut-thought", "crs-no-thought", "crs-fused", "hybrid", "bm25", "tfidf", "popularity",
+        "popularity-in-query", "popularity-in-query-brand",
     )  # fmt: skip
     """Systems to measure; ``crsearch evaluate --searcher`` adds more later."""
     bootstrap: int = Field(default=2_000, ge=100)
@@ -616,6 +616,8 @@ class EvaluateConfig(Section):
     """Items chosen before are not ranked, by any system."""
     max_users: int | None = Field(default=None, ge=1)
     """Test users at most (a fixed hash order); none = all."""
+    cut_tokens: int = Field(default=8, ge=1)
+    """Tokens after which the thought of ``crs-cut-thought`` is closed by force, if it is not closed before."""
 
 
 class Settings(Section):

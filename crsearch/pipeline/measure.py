@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crsearch.evaluate.evaluation import Evaluation, compare, evaluate
+from crsearch.evaluate.evaluation import Evaluation, RowMetrics, compare, evaluate
 from crsearch.evaluate.groups import query_groups
 from crsearch.evaluate.metrics import REPORTED
 from crsearch.evaluate.trec import write_qrels
-from crsearch.pipeline.systems import FINAL, SYSTEMS, model_searcher
+from crsearch.pipeline.systems import FINAL, RUNGS, SYSTEMS, model_searcher
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.statistics import statistics
 from crsearch.records.types import Example, Searcher
@@ -94,7 +94,10 @@ class Evaluator:
             files = [self.folder / f"{name}.trec", self.folder / f"{name}.parquet", *self._save_thoughts(name, done)]
             return files, {"invalid": done.invalid_items}
 
-        config = [self.config.model_dump(exclude={"searchers", "bootstrap"}), self.space.settings.decode.model_dump()]
+        config = [
+            self.config.model_dump(exclude={"searchers", "bootstrap", "cut_tokens"}),
+            self.space.settings.decode.model_dump(),
+        ]
         return self.space.stages.do(f"eval.{name}", [inputs, config, len(self.examples)], work)
 
     def measure_stage(self, stage: str, record: StageRecord) -> StageRecord:
@@ -152,12 +155,14 @@ def results(evaluator: Evaluator, systems: Sequence[str], stages: Sequence[tuple
     seed = space.settings.seed
     lacking = evaluator.lacking()
     done = {name: evaluator.load(name) for name in systems if name not in lacking}
+    rows = {name: e.metrics(config.bootstrap, seed) for name, e in done.items()}
     out: dict[str, Any] = {
         "data": statistics(space.dataset),
         "test_queries": len(evaluator.examples),
         "seeds": [seed],
         "invalid_items": sum(e.invalid_items for e in done.values()),
-        "searchers": {name: e.metrics(config.bootstrap, seed) for name, e in done.items()},
+        "searchers": rows,
+        "rungs": rungs(rows),
         "not_run": lacking,
         "final_stage": evaluator.final,
         "stages": [
@@ -198,6 +203,23 @@ def results(evaluator: Evaluator, systems: Sequence[str], stages: Sequence[tuple
         out["ceiling"] = ceiling(truth.filter(truth["search_id"].is_in(asked)))
         out["thoughts"] = thought_accuracy(space, [f"stage.{n}" for n, _ in stages if n != "align"])
     return out
+
+
+RUNG_METRICS = ("HR@10", "NDCG@10")
+"""What ``results.json`` says of a rung."""
+
+
+def rungs(rows: Mapping[str, RowMetrics]) -> dict[str, dict[str, Any]]:
+    """What each rung of the ladder is worth: rung -> ``searcher``, HR@10 and NDCG@10, where its system was measured.
+
+    Args:
+        rows: system -> its metrics.
+    """
+    return {
+        rung: {"searcher": name, **{metric: rows[name][metric] for metric in RUNG_METRICS}}
+        for rung, name in RUNGS.items()
+        if name in rows
+    }
 
 
 def table(results: Mapping[str, Any]) -> list[tuple[str, dict[str, Mapping[str, float]]]]:

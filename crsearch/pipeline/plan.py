@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crsearch.config import Settings
 from crsearch.pipeline.refuse import refuse_unknown_searchers
-from crsearch.pipeline.systems import BASELINES, SYSTEMS
+from crsearch.pipeline.systems import BASELINES, SYSTEMS, cut_tokens
 from crsearch.train.supervised import steps_for
 
 
@@ -66,6 +66,12 @@ class Rates:
     """Seconds per stage for reading and writing."""
 
 
+def _thoughts(system: str, settings: Settings) -> float:
+    """Thoughts per query of a system, in thoughts of the budget's length."""
+    cut = cut_tokens(settings) / settings.decode.think_tokens
+    return {"crs": 1.0, "crs-fused": 1.0, "crs-cut-thought": cut}.get(system, 0.0)
+
+
 def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
     """Every stage of a run in order, with its expected work.
 
@@ -119,8 +125,8 @@ def plan(settings: Settings, sizes: Sizes) -> list[Planned]:
     if settings.loop.select == "valid":
         out += [Planned(name=f"valid.{name}", thoughts=valid, answers=valid) for name in thinking]
     for name in settings.evaluate.searchers:
-        thinks, has_model = name in ("crs", "crs-fused"), bool(SYSTEMS[name].stage)
-        out.append(Planned(name=f"eval.{name}", thoughts=test * thinks, answers=test * has_model))
+        thinks, has_model = _thoughts(name, settings), bool(SYSTEMS[name].stage)
+        out.append(Planned(name=f"eval.{name}", thoughts=round(test * thinks), answers=test * has_model))
     out.append(Planned(name="eval.stage.align", answers=test))
     out += [Planned(name=f"eval.stage.{name}", thoughts=test, answers=test) for name in thinking]
     return out

@@ -52,6 +52,20 @@ def model_searcher(space: Workspace, name: str, stage: str, mode: "Mode" = "thin
     return CrsSearcher(builder, trie, space.settings.decode, mode=mode, name=name)
 
 
+def _cut_thought(space: Workspace, name: str, stage: str) -> "CrsSearcher":
+    """CRS whose thoughts are closed by force at a small budget, as a server does that is in a hurry."""
+    from crsearch.searchers.crs import CrsSearcher
+
+    builder, trie = _model(space, stage)
+    config = space.settings.decode.model_copy(update={"think_tokens": cut_tokens(space.settings)})
+    return CrsSearcher(builder, trie, config, name=name)
+
+
+def cut_tokens(settings: Settings) -> int:
+    """Most tokens of a thought of ``crs-cut-thought``; never more than a thought may have."""
+    return min(settings.evaluate.cut_tokens, settings.decode.think_tokens)
+
+
 def _model(space: Workspace, stage: str) -> tuple["TreeBuilder", Any]:
     from crsearch.train.answer import catalogue_trie
 
@@ -204,6 +218,17 @@ def _dense_depends(name: str, settings: Settings) -> object:
     return [config.model_dump(), settings.dense.history, settings.seed, *folder_digest(config.path)]
 
 
+def _hybrid(space: Workspace, name: str, stage: str) -> Searcher:
+    """Dense retrieval that reads the last searches, and BM25, by reciprocal rank."""
+    from crsearch.searchers.fused import FusedSearcher
+
+    return FusedSearcher(*(SYSTEMS[part].build(space, part, stage) for part in HYBRID), name=name)
+
+
+def _hybrid_depends(settings: Settings) -> object:
+    return [SYSTEMS[part].depends(settings) for part in HYBRID]
+
+
 def _popularity(space: Workspace, name: str, stage: str) -> Searcher:
     from crsearch.searchers.popularity import PopularitySearcher, training_counts
 
@@ -220,6 +245,9 @@ def _lexical_depends(settings: Settings) -> object:
     return settings.lexical.model_dump()
 
 
+HYBRID = ("dense-history", "bm25")
+"""Systems that ``hybrid`` fuses; the first wins ties."""
+
 REPLACED_THOUGHTS = ("crs-empty-thought", "crs-shuffled-thought", "crs-oracle-thought")
 """Systems that read thoughts made for the run's own test users."""
 
@@ -229,6 +257,12 @@ SYSTEMS: Mapping[str, System] = {
         what="control: trained without thoughts on as many tokens",
         build=partial(model_searcher, mode="direct"),
         stage="direct",
+    ),
+    "crs-cut-thought": System(
+        what="extra: crs, its thought closed by force after evaluate.cut_tokens",
+        build=_cut_thought,
+        stage=FINAL,
+        depends=cut_tokens,
     ),
     "crs-no-thought": System(
         what="the model of crs, asked to answer at once", build=partial(model_searcher, mode="direct"), stage=FINAL
@@ -264,6 +298,12 @@ SYSTEMS: Mapping[str, System] = {
         )
         for name, what in DENSE.items()
     },
+    "hybrid": System(
+        what=f"extra: {' and '.join(HYBRID)}, fused by reciprocal rank",
+        build=_hybrid,
+        depends=_hybrid_depends,
+        lacks=lambda space: availability(HYBRID[0], space.settings),
+    ),
     "bm25": System(what="lexical, query only", build=_bm25, depends=_lexical_depends),
     "bm25-tuned": System(
         what="bm25 with k1 and b chosen on validation users", build=_tuned_bm25, depends=_lexical_depends
@@ -276,3 +316,15 @@ SYSTEMS: Mapping[str, System] = {
     ),
 }
 """Every system, in the order in which tables name them."""
+
+RUNGS: Mapping[str, str] = {
+    "L0": "crs",
+    "L1": "crs",  # a cached thought is the same thought, so the same list
+    "L2": "crs-cut-thought",
+    "L3": "crs-no-thought",
+    "L4": "hybrid",
+    "L5": "bm25",
+    "L6": "popularity-in-query",
+}
+"""Rung of the ladder, best first -> the system whose quality it has: fresh thought, cached thought, cut thought, no
+thought, dense and lexical fused, lexical, popular items (``crsearch.serve.contract.Rung``)."""

@@ -15,7 +15,7 @@ REPLACED: Mapping[str, str] = {
 }
 """Systems that are ``crs`` with another thought than its own -> which."""
 
-FINAL = ("crs", "crs-no-thought", "crs-fused", *REPLACED)
+FINAL = ("crs", "crs-cut-thought", "crs-no-thought", "crs-fused", *REPLACED)
 """Systems that use the model of the stage that validation kept."""
 
 BASELINES = ("genre", "dsi", "dsi-qg", "dsi-recursive", "ltrgr", "latent-r3", "tiger")
@@ -30,6 +30,7 @@ READS: Mapping[str, str] = {
     **dict.fromkeys(BASELINES, _QUERY),
     **{name: f"{_QUERY}, last searches" if name.endswith(WITH_HISTORY) else _QUERY for name in DENSE},
     **dict.fromkeys(("bm25", "bm25-tuned", "tfidf", "popularity-in-query"), _QUERY),
+    "hybrid": f"{_QUERY}, last searches",
     "latent-r3": _CONTEXT,
     "tiger": "items chosen before",
     "popularity": "nothing",

@@ -8,6 +8,7 @@ from crsearch.report.cost import cost
 from crsearch.report.examples import examples
 from crsearch.report.found import Found
 from crsearch.report.groups import groups
+from crsearch.report.ladder import ladder
 from crsearch.report.parts import Page
 from crsearch.report.summary import summary
 from crsearch.report.thinking import thought_pays
@@ -57,6 +58,7 @@ def page_of(found: Found) -> Page:
             thoughts.quality(found),
             about.semantic_ids(found),
             cost(found),
+            ladder(found),
             examples(found),
             about.remake(found),
         ],

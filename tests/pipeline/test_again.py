@@ -18,8 +18,8 @@ from crsearch.records.store import Catalogue, Dataset
 from crsearch.runs import RunDirectory
 
 AFTER_RL = {
-    "rl0", "sft1.select", "sft1", "eval.crs", "eval.crs-no-thought", "eval.crs-fused", "eval.stage.rl0",
-    "eval.stage.sft1",
+    "rl0", "sft1.select", "sft1", "eval.crs", "eval.crs-cut-thought", "eval.crs-no-thought", "eval.crs-fused",
+    "eval.stage.rl0", "eval.stage.sft1",
 }  # fmt: skip
 CONTROL = {"direct", "eval.crs-direct"}
 """The control is trained on as many tokens as CRS: it depends on their number, not on what they said."""
@@ -41,6 +41,9 @@ def copy(tiny_run, tmp_path) -> Path:
     [
         ("checkpoint_seconds=60", set()),
         ("evaluate.bootstrap=200", set()),
+        ("evaluate.cut_tokens=4", {"eval.crs-cut-thought"}),
+        ("lexical.k1=1.6", {"eval.hybrid", "eval.bm25", "eval.tfidf"}),
+        ("dense.history=1", {"eval.hybrid"}),
         ('evaluate.searchers=["crs","bm25"]', set()),
         ("evaluate.max_users=15", EVERY_EVALUATION),
         ("rl.clip_high=0.3", AFTER_RL),
@@ -134,6 +137,32 @@ def test_a_missing_file_is_named(copy):
 def test_only_a_stage_of_the_run_can_be_done_again(copy):
     with pytest.raises(RunError, match=r"--redo sft9: no such stage .* finished are: align, base"):
         run(tiny_settings(), copy, resume=True, redo=["sft9"])
+
+
+def test_a_row_that_is_added_later_is_all_that_is_measured(tmp_path):
+    """And the run then has the bytes that it would have had with the row from the start."""
+    few, more = (f"evaluate.searchers={json.dumps(names)}" for names in (["crs"], ["crs", "hybrid", "crs-cut-thought"]))
+    run_tiny(tmp_path / "later", few)
+    assert set(run_tiny(tmp_path / "later", more, resume=True).ran) == {"eval.hybrid", "eval.crs-cut-thought"}
+    run_tiny(tmp_path / "once", more)
+    assert (tmp_path / "later" / "results.json").read_bytes() == (tmp_path / "once" / "results.json").read_bytes()
+
+
+def test_a_cut_thought_is_the_beginning_of_the_whole_one(tiny_run):
+    """Token for token, and no longer than it may be; the tiny model closes hardly any thought itself."""
+    whole, cut = (
+        json.loads((tiny_run / "traces" / "thoughts" / f"{name}.json").read_text())
+        for name in ("crs", "crs-cut-thought")
+    )
+    assert whole.keys() == cut.keys()
+    assert all(whole[s].startswith(cut[s]) for s in whole)
+    assert any(whole[s] != cut[s] for s in whole)
+
+
+def test_a_cut_beyond_the_budget_cuts_nothing(copy):
+    run_tiny(copy, "evaluate.cut_tokens=99", resume=True)
+    rows = json.loads((copy / "results.json").read_text())["searchers"]
+    assert rows["crs-cut-thought"] == rows["crs"]
 
 
 def test_a_finished_run_can_be_evaluated_with_more_systems(copy, tiny_run):

@@ -6,14 +6,17 @@ import re
 import pytest
 from tiny_run import run_tiny, tiny_settings
 
+from crsearch.pipeline.measure import rungs
 from crsearch.pipeline.plan import Rates, expected_sizes, plan
+from crsearch.pipeline.systems import RUNGS, SYSTEMS
 from crsearch.records.store import Dataset
 from crsearch.runs import RunDirectory, file_digest, read_lines
+from crsearch.serve.contract import Rung
 
 METRICS = {"HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10"}
-SYSTEMS = {
-    "crs", "crs-direct", "crs-no-thought", "crs-fused", "bm25", "tfidf", "popularity", "popularity-in-query",
-    "popularity-in-query-brand",
+MEASURED = {
+    "crs", "crs-direct", "crs-cut-thought", "crs-no-thought", "crs-fused", "hybrid", "bm25", "tfidf", "popularity",
+    "popularity-in-query", "popularity-in-query-brand",
 }  # fmt: skip
 
 
@@ -26,7 +29,7 @@ def test_results_have_the_documented_form(results):
     assert {"data", "test_queries", "seeds", "invalid_items", "searchers", "ceiling", "final_stage", "stages"} <= set(
         results
     )
-    assert results["searchers"].keys() == SYSTEMS
+    assert results["searchers"].keys() == MEASURED
     assert [s["name"] for s in results["stages"]] == ["align", "sft0", "rl0", "sft1"]
     rows = [*results["searchers"].values(), *(s["metrics"] for s in results["stages"])]
     assert all(row.keys() == METRICS for row in rows)
@@ -34,6 +37,25 @@ def test_results_have_the_documented_form(results):
     assert results["ceiling"].keys() == METRICS
     assert results["seeds"] == [0]
     assert all(s["tokens"] > 0 for s in results["stages"] if s["name"] != "sft1")
+
+
+def test_every_rung_of_the_ladder_is_measured_unasked(results):
+    assert list(results["rungs"]) == list(RUNGS) == [f"L{n}" for n in range(7)]
+    for rung, found in results["rungs"].items():
+        row = results["searchers"][RUNGS[rung]]
+        assert found == {"searcher": RUNGS[rung], "HR@10": row["HR@10"], "NDCG@10": row["NDCG@10"]}
+    assert results["rungs"]["L1"] == results["rungs"]["L0"], "a cached thought is the same thought"
+
+
+def test_rungs_that_were_not_measured_are_not_there(results):
+    rows = {name: results["searchers"][name] for name in ("bm25", "crs-no-thought", "tfidf")}
+    assert {rung: found["searcher"] for rung, found in rungs(rows).items()} == {"L3": "crs-no-thought", "L5": "bm25"}
+    assert rungs({}) == {}
+
+
+def test_the_server_names_the_rungs_that_the_results_name():
+    assert list(RUNGS) == list(Rung)
+    assert set(RUNGS.values()) <= SYSTEMS.keys()
 
 
 def test_every_answer_is_an_item_of_the_catalogue(results, tiny_run):

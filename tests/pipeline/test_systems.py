@@ -8,7 +8,8 @@ from tiny_run import run_tiny, tiny_settings
 
 from crsearch.errors import RunError
 from crsearch.evaluate.metrics import check_bounds
-from crsearch.pipeline.systems import BASELINES, SYSTEMS
+from crsearch.evaluate.trec import read_run
+from crsearch.pipeline.systems import BASELINES, HYBRID, SYSTEMS
 from crsearch.pipeline.thoughts import replaced_thoughts
 from crsearch.pipeline.workspace import Workspace
 from crsearch.runs import RunDirectory, silent
@@ -35,6 +36,16 @@ def test_every_system_is_measured_or_says_why_not(found):
     assert all("(" in reason for reason in results["not_run"].values()), "a remedy stands in brackets"
     assert results["not_run"].keys() >= {"dense-bge", "dense-qwen3"}
     assert results["invalid_items"] == 0
+
+
+def test_the_hybrid_is_the_fusion_of_its_two_parts(found):
+    """Oracle: their lists in the run files, of ten items each, hold every item that both have at the top."""
+    out, _ = found
+    dense, bm25, hybrid = (read_run(out / "eval" / f"{name}.trec") for name in (*HYBRID, "hybrid"))
+    assert HYBRID == ("dense-history", "bm25")
+    agreed = [s for s in hybrid if dense[s][:1] == bm25.get(s, ())[:1]]
+    assert agreed, "an item that is first in both lists is first in the fused one"
+    assert all(hybrid[s][0] == dense[s][0] for s in agreed)
 
 
 def test_every_row_keeps_the_bounds_of_one_relevant_item(found):

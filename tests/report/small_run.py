@@ -10,6 +10,7 @@ from crsearch.encoders import build_encoder
 from crsearch.evaluate.evaluation import Evaluation, compare, evaluate
 from crsearch.evaluate.groups import query_groups
 from crsearch.evaluate.trec import write_qrels
+from crsearch.pipeline.measure import rungs
 from crsearch.records.simulator import Simulation, ceiling, simulate
 from crsearch.records.simulator.stated import FIELDS, Lexicon, stated_fields
 from crsearch.records.statistics import statistics
@@ -104,12 +105,14 @@ def _answers(folder: Path, shop: Simulation, examples: Sequence[Example]) -> dic
 
 def _results(folder: Path, shop: Simulation, done: Mapping[str, Evaluation]) -> dict[str, Any]:
     systems = {name: done[name] for name in SYSTEMS}
+    rows = {name: e.metrics() for name, e in systems.items()}
     return {
         "data": statistics(shop.dataset),
         "test_queries": len(done["crs"]),
         "seeds": [0],
         "invalid_items": 0,
-        "searchers": {name: e.metrics() for name, e in systems.items()},
+        "searchers": rows,
+        "rungs": rungs(rows),
         "not_run": NOT_RUN,
         "final_stage": "sft1",
         "stages": [
