@@ -29,6 +29,8 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 _TMP, _OLD = ".tmp-", ".old-"
+SERVING = "serving"
+"""Folder of a run that belongs to servers: catalogue versions, feedback."""
 
 
 def silent(stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
@@ -241,11 +243,16 @@ class RunDirectory:
         return file
 
     def _sweep(self) -> None:
-        """Remove what a killed process left half-written; put back what it had moved aside."""
-        for old in list(self.path.rglob(_OLD + "*")):
+        """Remove what a killed process left half-written; put back what it had moved aside.
+
+        Not below ``serving``: a server may be writing there, under locks of its own.
+        """
+        parts = [p for p in self.path.iterdir() if p.name != SERVING] if self.path.exists() else []
+        found = [p for part in parts for p in (part, *(part.rglob("*") if part.is_dir() else ()))]
+        for old in (p for p in found if p.name.startswith(_OLD)):
             _put_back(old)
-        for left in list(self.path.rglob(_TMP + "*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for left in (p for p in found if p.name.startswith(_TMP)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
     # -- manifest and stages ------------------------------------------------------------------------------------------
     def _read_manifest(self) -> Json:

@@ -5,7 +5,7 @@ JSON lines, CSV or TSV. All problems of a pass come together, so that they can b
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -14,7 +14,7 @@ from typing import Any
 
 from crsearch.errors import DataError
 from crsearch.records.leaks import find_leaks
-from crsearch.records.problems import Problem
+from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import SUFFIXES, Row, decode_cell, find_table, read_rows
 from crsearch.records.schema import FORMAT_VERSION, ITEMS, SPLIT, TABLES, Table
 from crsearch.records.store import Catalogue, Dataset, UnknownItems
@@ -77,6 +77,41 @@ def read_folder(path: Path, now: datetime | None = None) -> tuple[list[Problem],
     data = _dataset(parsed, _unknown_items_policy(path), _split_mode(path))
     leaks = find_leaks(data, parsed["split"].file if "split" in parsed else str(path))
     return leaks, None if leaks else data
+
+
+def read_items(file: Path, now: datetime | None = None) -> list[Item]:
+    """The items of one file of the items table, in order.
+
+    Args:
+        file: JSON lines, CSV, TSV or Parquet.
+        now: see ``check_folder``.
+
+    Raises:
+        DataError: no such file, or broken rows, each with its line and the fix; an item that stands twice.
+    """
+    problems: list[Problem] = []
+    parsed = parse_table(file, ITEMS, now or datetime.now(UTC), problems)
+    problems += _duplicates(parsed, ITEMS)
+    refuse(problems)
+    return [Item(**row) for _, row in parsed.rows]
+
+
+def items_of(rows: Sequence[Mapping[str, Any]], source: str, now: datetime | None = None) -> list[Item]:
+    """The same for rows that are JSON values already, e.g. of a request; ``source`` is what messages call them.
+
+    Raises:
+        DataError: broken rows, an item that stands twice.
+    """
+    problems: list[Problem] = []
+    now = now or datetime.now(UTC)
+    numbered = [Row(number, dict(row)) for number, row in enumerate(rows, start=1)]
+    for row in numbered:
+        unknown = sorted(row.values.keys() - set(ITEMS.names))
+        problems += [_unknown_field(Path(source), row.line, name, ITEMS) for name in unknown]
+    parsed = Parsed(source, [(row.line, parse_row(Path(source), row, ITEMS, now, problems)) for row in numbered])
+    problems += _duplicates(parsed, ITEMS)
+    refuse(problems)
+    return [Item(**row) for _, row in parsed.rows]
 
 
 def parse_table(file: Path, table: Table, now: datetime, problems: list[Problem]) -> Parsed:

@@ -39,13 +39,6 @@ def to_frames(data: "Dataset") -> dict[str, pl.DataFrame]:
     """Table name -> frame, in the schema's columns and types."""
     from crsearch.records.store import seq_numbers
 
-    items = [
-        {
-            "item_id": i.item_id, "title": i.title, "brand": i.brand, "category": list(i.category), "price": i.price,
-            "sales": i.sales, "attributes": _pairs(i.attributes), "description": i.description,
-        }
-        for i in data.catalogue
-    ]  # fmt: skip
     users = [{"user_id": u.user_id, "profile": _pairs(u.profile)} for _, u in sorted(data.users.items())]
     searches = [
         {
@@ -59,11 +52,23 @@ def to_frames(data: "Dataset") -> dict[str, pl.DataFrame]:
     ]  # fmt: skip
     ordered = any(isinstance(s.time, int) for s in data.searches[:1])
     return {
-        "items": _frame(items, ITEMS),
+        "items": item_frame(data.catalogue),
         "users": _frame(users, USERS),
         "searches": _frame(searches, SEARCHES, ordered=ordered),
         "split": _frame(split, SPLIT),
     }
+
+
+def item_frame(items: Iterable[Item]) -> pl.DataFrame:
+    """Items as the rows of their table."""
+    rows = [
+        {
+            "item_id": i.item_id, "title": i.title, "brand": i.brand, "category": list(i.category), "price": i.price,
+            "sales": i.sales, "attributes": _pairs(i.attributes), "description": i.description,
+        }
+        for i in items
+    ]  # fmt: skip
+    return _frame(rows, ITEMS)
 
 
 def save_dataset(data: "Dataset", folder: Path) -> None:

@@ -117,13 +117,16 @@ class SidBook:
             free[tuple(layers)] = max(free.get(tuple(layers), 0), last + 1)
         return free
 
-    def assign(self, embeddings_ND: Float[np.ndarray, "N D"]) -> Int64[np.ndarray, "N L"]:
+    def assign(
+        self, embeddings_ND: Float[np.ndarray, "N D"], item_ids: Sequence[str] | None = None
+    ) -> Int64[np.ndarray, "N L"]:
         """Codes for new items, codebooks unchanged: nearest centroids and the next free deduplication code.
 
         A deduplication code below one in use is not given again, nor is one given twice within a call.
 
         Args:
             embeddings_ND: vectors of the new items, by the encoder that the book was built with.
+            item_ids: what messages call them; none = by their place in this call.
 
         Raises:
             SidError: another width than the codebooks', or no deduplication code is left (``sid_space_full``).
@@ -132,16 +135,23 @@ class SidBook:
         codes_NL = np.empty((len(embeddings_ND), len(self.codebooks) + 1), dtype=np.int64)
         codes_NL[:, :-1] = assign_codes(self.projection(embeddings_ND), self.codebooks)
         given: dict[tuple[int, ...], int] = {}
+        left_out: list[int] = []
         for row, layers in enumerate(map(tuple, codes_NL[:, :-1].tolist())):
             code = given.get(layers, self._next_free.get(layers, 0))
-            if code >= self.dedup_codes:
-                raise SidError(
-                    f"sid_space_full: {''.join(_piece(*at) for at in enumerate(layers))} has no deduplication code "
-                    f"left for new item {row} of this call (it has {self.dedup_codes}). Build the SIDs again with more "
-                    "sids.spare_duplicates or sids.codes, and train again"
-                )
             given[layers] = code + 1
             codes_NL[row, -1] = code
+            if code >= self.dedup_codes:
+                left_out.append(row)
+        if left_out:
+            names = [repr(item_ids[row]) if item_ids else f"{row} of this call" for row in left_out[:10]]
+            full = "".join(_piece(*at) for at in enumerate(codes_NL[left_out[0], :-1].tolist()))
+            others = f", nor have those of {', '.join(names[1:])}" if names[1:] else ""
+            more = f" and {len(left_out) - len(names):,} more" if len(left_out) > len(names) else ""
+            raise SidError(
+                f"sid_space_full: {full} has no deduplication code left for new item {names[0]} (a bucket has "
+                f"{self.dedup_codes}){others}{more}. Build the SIDs again with more sids.spare_duplicates or "
+                "sids.codes, and train again"
+            )
         return codes_NL
 
     def refuse_width(self, embeddings_ND: Float[np.ndarray, "N D"]) -> None:
@@ -159,7 +169,7 @@ class SidBook:
         Raises:
             SidError: an id that is there already, or see ``assign``.
         """
-        codes_NL = np.concatenate([self.codes_NL, self.assign(embeddings_ND)])
+        codes_NL = np.concatenate([self.codes_NL, self.assign(embeddings_ND, item_ids)])
         return replace(self, item_ids=(*self.item_ids, *item_ids), codes_NL=codes_NL)
 
     def fingerprint(self) -> str:
