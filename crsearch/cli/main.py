@@ -4,6 +4,7 @@ Exit codes: 0, 1 (our fault, with a traceback), 2 (what the user can mend), 130 
 """
 
 import dataclasses
+import json
 import os
 import shlex
 from pathlib import Path
@@ -217,17 +218,20 @@ def search(
     user: Annotated[
         str | None, typer.Option(metavar="ID", help="User whose profile and history are read; default: a stranger.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, metavar="N", help="Items to show.")] = 10,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=100, metavar="N", help="Items to show.")] = 10,
     think: Annotated[bool, typer.Option(help="Think before ranking.")] = True,
     place: Annotated[str | None, typer.Option(metavar="TEXT", help="Where the user is.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search with the trained model: the thought, then the items."""
+    """Search with the trained model: the thought, then the items; --json prints the envelope that a server sends."""
     from crsearch.cli.show import echo_json, show_answer
-    from crsearch.pipeline.again import search_again
+    from crsearch.serve.app import plain
+    from crsearch.serve.contract import SearchRequest
+    from crsearch.serve.once import search_once
 
-    answer = search_again(run_folder, query, user_id=user, k=k, thinks=think, place=place)
-    echo_json(answer) if as_json else show_answer(answer)
+    request = SearchRequest(query=query, user_id=user, top_k=k, mode="think" if think else "fast", place=place)
+    answer = search_once(run_folder, request)
+    echo_json(plain(answer)) if as_json else show_answer(answer)
 
 
 @app.command(short_help="The paper's tables and figures, and controls.")
@@ -300,6 +304,26 @@ def report(run_folder: RunFolder) -> None:
     with working("writing the report"):
         page = write_report(run_folder)
     typer.echo(f"report  {page}")
+
+
+@app.command(short_help="Serve a run: HTTP API and search page.")
+def serve(
+    run_folder: RunFolder,
+    settings_file: Annotated[
+        Path | None, typer.Option("--settings", metavar="FILE", help="Settings of the server, a TOML file.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Default: this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(metavar="N", help="Default: 8000; 0 = any that is free.")] = None,
+    set_: Set = None,
+) -> None:
+    """Serve a finished run: the HTTP API, the search page at / and the admin page at /admin."""
+    from crsearch.config import load_section
+    from crsearch.serve.config import ServeConfig
+    from crsearch.serve.server import serve as serve_run
+
+    named = [f"{key}={json.dumps(value)}" for key, value in (("host", host), ("port", port)) if value is not None]
+    config = load_section(ServeConfig, settings_file, [*(set_ or []), *named])
+    serve_run(run_folder, config, lambda url: typer.echo(f"serving {run_folder} at {url} (Ctrl-C ends)"))
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

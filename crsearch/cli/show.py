@@ -17,6 +17,7 @@ from crsearch.config import Settings
 if TYPE_CHECKING:
     from crsearch.records.importers import ImportReport
     from crsearch.records.store import Dataset
+    from crsearch.serve.contract import Answer
 
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
 WIDE = 132
@@ -159,20 +160,14 @@ def _cell(value: Mapping[str, float], with_interval: bool) -> Text:
     return Text(f"{value['mean']:.3f}{interval}")
 
 
-def show_answer(answer: Mapping[str, Any], out: Console | None = None) -> None:
+def show_answer(answer: "Answer", out: Console | None = None) -> None:
     """Thought, then items. Control characters of the data never reach the terminal."""
     out = out or stdout()
-    if answer["thought"] is not None:
-        out.print(Text.assemble("thought  ", shown(answer["thought"])), end="\n\n")
+    if answer.reasoning is not None:
+        out.print(Text.assemble("thought  ", shown(answer.reasoning.text)), end="\n\n")
     rows = [
-        (
-            str(i["rank"]),
-            shown(i["title"]),
-            "" if i["price"] is None else f"{i['price']:g}",
-            i["sid"],
-            f"{i['score']:.2f}",
-        )
-        for i in answer["items"]
+        (str(i.rank), shown(i.title), "" if i.price is None else f"{i.price:g}", "".join(i.sid), f"{i.score:.2f}")
+        for i in answer.items
     ]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     for justify in ("right", "left", "right", "left", "right"):
@@ -182,7 +177,7 @@ def show_answer(answer: Mapping[str, Any], out: Console | None = None) -> None:
         row[1].truncate(max(20, out.width - taken), overflow="ellipsis")
         table.add_row(*row)
     out.print(table)
-    typer.echo(f"\n{answer['timings_ms']:.0f} ms")
+    typer.echo(f"\n{answer.timings_ms['total']:.0f} ms, {answer.served_by}: {answer.why_rung}")
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
-"""A finished run, used again: evaluate more systems, judge a foreign run file, search."""
+"""A finished run, used again: evaluate more systems, judge a foreign run file."""
 
-import dataclasses
 import json
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,9 @@ from crsearch.evaluate.evaluation import Evaluation, evaluate
 from crsearch.pipeline.measure import Evaluator
 from crsearch.pipeline.refuse import refuse_unknown_searchers
 from crsearch.pipeline.run import finish
-from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, SYSTEMS, model_searcher
+from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, SYSTEMS
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.store import Dataset
-from crsearch.records.types import Context
 from crsearch.runs import Progress, RunDirectory, silent, write_json
 
 
@@ -164,59 +161,3 @@ def evaluate_file(folder: Path, run_file: Path) -> dict[str, Any]:
         "invalid_items": done.invalid_items,
         "test_queries": found["test_queries"],
     }
-
-
-def search_again(
-    folder: Path, query: str, *, user_id: str | None, k: int, thinks: bool, place: str | None
-) -> dict[str, Any]:
-    """Answer one query with the model that is ``crs``.
-
-    Args:
-        folder: the run.
-        query: what is searched for.
-        user_id: whose profile and whole history are read; none = an unknown user.
-        k: items.
-        thinks: think first.
-        place: where the user is; none = the place of the user's last search.
-
-    Returns:
-        ``thought``, ``items`` (rank, item_id, title, brand, price, sid, score), ``timings_ms``.
-
-    Raises:
-        RunError: no finished run.
-        DataError: an empty query, or no such user.
-    """
-    settings, found = finished(folder)
-    if not query.strip():
-        raise DataError("the query is empty: say what is searched for")
-    space = Workspace(RunDirectory.reading(folder), settings, silent)
-    context = context_of(space, query, user_id, place)
-    searcher = model_searcher(space, "crs", found["final_stage"], "think" if thinks else "direct")
-    begun = time.perf_counter()
-    answer = searcher.search([context], k)[0]
-    took = 1e3 * (time.perf_counter() - begun)
-    catalogue, sids = space.dataset.catalogue, space.sids
-    items = []
-    for rank, (item_id, score) in enumerate(zip(answer.item_ids, answer.scores, strict=True), 1):
-        row = catalogue.row(item_id)
-        item = catalogue[row]
-        items.append(
-            {"rank": rank, "item_id": item_id, "title": item.title, "brand": item.brand, "price": item.price,
-             "sid": sids.sid(row), "score": round(score, 4)}
-        )  # fmt: skip
-    return {"query": query, "user": user_id, "thought": answer.thought, "items": items, "timings_ms": round(took, 1)}
-
-
-def context_of(space: Workspace, query: str, user_id: str | None, place: str | None) -> Context:
-    """What is known when a query arrives now, after all that the data set knows of the user."""
-    dataset = space.dataset
-    if user_id is None:
-        return Context(search_id="now", user_id="", query=query, place=place)
-    if user_id not in dataset.users:
-        raise DataError(f"user {user_id!r} is not among the {len(dataset.users):,} users, e.g. {min(dataset.users)!r}")
-    history = dataset.searches_of(user_id)[-space.settings.context.max_events :]
-    now = Context(search_id="now", user_id=user_id, query=query, profile=dataset.users[user_id].profile)
-    last = history[-1] if history else None
-    return dataclasses.replace(
-        now, history=history, place=place or (last.place if last else None), time=last.time if last else None
-    )

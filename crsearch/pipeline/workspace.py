@@ -1,5 +1,6 @@
 """What the stages of a run share: records, semantic IDs, prompts, and the model of each stage."""
 
+import dataclasses
 import os
 import platform
 from pathlib import Path
@@ -11,7 +12,7 @@ from crsearch.encoders import build_encoder
 from crsearch.errors import ConfigError
 from crsearch.pipeline.refuse import TRUTH, refuse_empty_parts, refuse_impossible, refuse_other_run
 from crsearch.pipeline.stages import Stages
-from crsearch.records.store import Dataset
+from crsearch.records.store import Catalogue, Dataset
 from crsearch.records.types import Example, Part
 from crsearch.runs import (
     Progress,
@@ -53,6 +54,19 @@ class Workspace:
         self._sids: SidBook | None = None
         self._builder: TreeBuilder | None = None
         self._loaded: str | None = None
+
+    def with_catalogue(self, catalogue: Catalogue, sids: SidBook) -> "Workspace":
+        """The same run with more items than it was trained with; users, searches and models stay.
+
+        Args:
+            catalogue: that of the run, other items after it.
+            sids: of all of them.
+        """
+        other = Workspace(self.run, self.settings, self.progress, self.records)
+        same = catalogue == self.dataset.catalogue
+        other._dataset = self.dataset if same else dataclasses.replace(self.dataset, catalogue=catalogue)
+        other._sids = sids
+        return other
 
     def path(self, *parts: str) -> Path:
         """A path inside the run directory."""

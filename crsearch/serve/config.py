@@ -16,8 +16,6 @@ class LimitsConfig(Section):
     """UTF-8 bytes of a query after NFC; more is refused (422)."""
     json_depth: int = Field(default=16, ge=2)
     """Nesting of a request body."""
-    batch: int = Field(default=64, ge=1)
-    """Searches of one batch request."""
     header_bytes: int = Field(default=16_384, ge=1_024)
     """Bytes of all request headers (431)."""
     url_bytes: int = Field(default=8_192, ge=256)
@@ -48,6 +46,8 @@ class ServeConfig(Section):
     """Address; another than loopback is refused without keys."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """0 = any free port, which is printed."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes, each with its own model; one that dies is started again."""
     hosts: tuple[str, ...] = ()
     """Further names that the Host header may have (against DNS rebinding); loopback names and ``host`` are allowed."""
     origins: tuple[str, ...] = ()
@@ -60,8 +60,6 @@ class ServeConfig(Section):
     """Beams; at least ``top_k`` are used."""
     batch: int = Field(default=16, ge=1, le=256)
     """Most requests decoded together."""
-    concurrent: int = Field(default=4, ge=1)
-    """Requests per decoding batch that may be under way beyond one batch before others queue."""
     queue: int = Field(default=64, ge=1)
     """Requests that may wait for the model; more are refused (429)."""
     thoughts: int = Field(default=10_000, ge=0)

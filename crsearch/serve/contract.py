@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Mode = Literal["think", "fast", "auto"]
-"""Think even if that is late; never think; think where the deadline leaves the time."""
+"""Think as much as the deadline allows, even if the thought is cut; never think; think where a whole thought fits."""
 
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 Words = Annotated[str, Field(max_length=512)]
@@ -100,6 +100,45 @@ class Judgement(Strict):
     """Of the answer; the search itself is what the server answered."""
     item_id: ItemId
     kind: Literal["click", "skip", "buy", "good", "bad"]
+
+
+class ItemRecord(Strict):
+    """A product to add or replace; the item record of docs/records.md."""
+
+    item_id: ItemId
+    title: Words
+    brand: Words | None = None
+    category: list[Words] = Field(default=[], max_length=16)
+    """Path from root to leaf."""
+    price: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    sales: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    attributes: dict[Annotated[str, Field(max_length=64)], Words] = Field(default={}, max_length=64)
+    description: Annotated[str, Field(max_length=10_000)] | None = None
+
+
+class ItemsChange(Strict):
+    """Items to add or to replace."""
+
+    items: list[ItemRecord] = Field(min_length=1, max_length=1_000)
+
+
+class ItemsRemoval(Strict):
+    """Items to remove."""
+
+    item_ids: list[ItemId] = Field(min_length=1, max_length=10_000)
+
+
+class Rollback(Strict):
+    """The catalogue version to go back to."""
+
+    name: Annotated[str, Field(pattern=r"^v\d{6}$")] | None = None
+    """None = the one that the present one was made from."""
+
+
+class Forget(Strict):
+    """A user to forget."""
+
+    user_id: ItemId
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------

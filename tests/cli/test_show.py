@@ -7,6 +7,7 @@ from rich.console import Console
 
 from crsearch.cli.show import METRICS, show_answer, show_results
 from crsearch.pipeline.systems import SYSTEMS
+from crsearch.serve.contract import Answer, Found, Reasoning, Rung
 
 
 def page(width: int) -> Console:
@@ -50,9 +51,12 @@ def test_a_system_that_could_not_run_is_named_with_the_reason(results):
     assert "dense-bge: not run: weights not at hand (get them)" in out.file.getvalue()
 
 
-def answer(title: str, thought: str) -> dict[str, object]:
-    item = {"rank": 1, "item_id": "a", "title": title, "brand": None, "price": None, "sid": "<a_1>", "score": -1.0}
-    return {"thought": thought, "items": [item], "timings_ms": 3.0}
+def answer(title: str, thought: str) -> Answer:
+    return Answer(
+        request_id="r", query="q", served_by=Rung.FRESH, why_rung="there was time", timings_ms={"total": 3.0},
+        items=(Found(id="a", title=title, rank=1, score=-1.0, sid=("<a_1>",)),),
+        reasoning=Reasoning(text=thought, tokens=1, cut=False, cached=False),
+    )  # fmt: skip
 
 
 def test_texts_of_others_do_nothing(capsys):
@@ -61,7 +65,7 @@ def test_texts_of_others_do_nothing(capsys):
     lines = out.file.getvalue().splitlines()
     assert lines[0] == "thought  [link=http://a]y "
     assert lines[2].startswith("1  [red]x[/red]  [2J  ")
-    assert capsys.readouterr().out == "\n3 ms\n"
+    assert capsys.readouterr().out == "\n3 ms, L0: there was time\n"
 
 
 def test_a_long_title_is_cut_to_the_terminal():

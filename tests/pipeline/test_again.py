@@ -10,7 +10,7 @@ import pytest
 from tiny_run import Events, run_tiny, tiny_settings
 
 from crsearch.errors import ConfigError, DataError, RunError
-from crsearch.pipeline.again import evaluate_again, evaluate_file, evaluate_records, search_again, with_searchers
+from crsearch.pipeline.again import evaluate_again, evaluate_file, evaluate_records, with_searchers
 from crsearch.pipeline.run import run
 from crsearch.pipeline.systems import FINAL, SYSTEMS
 from crsearch.pipeline.workspace import folder_digest
@@ -204,21 +204,6 @@ def test_a_run_file_of_ours_gets_our_own_numbers(tiny_run):
     own = json.loads((tiny_run / "results.json").read_text())
     assert found["searchers"] == {"crs": own["searchers"]["crs"]}
     assert found["invalid_items"] == 0
-
-
-def test_search_thinks_then_ranks_items_of_the_catalogue(tiny_run):
-    found = search_again(tiny_run, "case", user_id="u00000", k=5, thinks=True, place=None)
-    assert [i["rank"] for i in found["items"]] == [1, 2, 3, 4, 5]
-    assert len({i["item_id"] for i in found["items"]}) == 5
-    assert isinstance(found["thought"], str)
-
-
-def test_search_without_a_thought_has_none(tiny_run):
-    assert search_again(tiny_run, "case", user_id=None, k=3, thinks=False, place=None)["thought"] is None
-
-
-def test_more_items_than_there_are_are_all_items(tiny_run):
-    assert len(search_again(tiny_run, "case", user_id=None, k=999, thinks=False, place=None)["items"]) == 40
 
 
 def test_other_queries_are_asked_of_the_same_models(copy):

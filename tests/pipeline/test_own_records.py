@@ -11,10 +11,12 @@ from tiny_run import Interrupt, run_tiny, tiny_settings
 
 from crsearch.config import SplitConfig
 from crsearch.errors import ConfigError, DataError, ModelError, RunError
-from crsearch.pipeline.again import evaluate_again, search_again, with_searchers
+from crsearch.pipeline.again import evaluate_again, with_searchers
 from crsearch.pipeline.run import run
 from crsearch.records.importers import IMPORTERS
 from crsearch.records.store import Dataset
+from crsearch.serve.contract import SearchRequest
+from crsearch.serve.once import search_once
 
 OWN = "distill.teacher=template", "sft.samples=2"
 
@@ -47,9 +49,9 @@ def test_a_title_full_of_control_tokens_is_harmless(own_run):
     found = json.loads((own_run / "results.json").read_text())
     assert found["invalid_items"] == 0
     assert "ceiling" not in found
-    items = search_again(own_run, HOSTILE, user_id="u1", k=20, thinks=True, place=None)["items"]
-    assert HOSTILE.strip() in {item["title"] for item in items}
-    assert len({item["item_id"] for item in items}) == 20
+    items = search_once(own_run, SearchRequest(query=HOSTILE, user_id="u1", top_k=20, mode="think")).items
+    assert HOSTILE.strip() in {item.title for item in items}
+    assert len({item.id for item in items}) == 20
 
 
 def test_a_run_is_evaluated_on_its_own_copy_of_the_records(own_run, tmp_path, monkeypatch):

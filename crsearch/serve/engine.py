@@ -1,0 +1,398 @@
+"""The one thread that touches the model: takes waiting jobs, batches those of a kind, decodes, reports.
+
+Jobs are taken by deadline. Their rung is decided when they are taken, not when they come, from what is left of the
+deadline and from what batches of that size have cost so far. Jobs of one kind, one catalogue version and one beam
+width are decoded together: prompts in one prefill, thoughts in step, beams of all in one step.
+
+Source: details: this project (docs/serving.md).
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from crsearch.decode.beam import beam_search
+from crsearch.decode.thoughts import think_then_rank
+from crsearch.decode.trie import TrieMask
+from crsearch.errors import ModelError
+from crsearch.serve.contract import Mode, Rung
+from crsearch.serve.index import Index
+from crsearch.serve.ladder import Costs, Plan, plan
+from crsearch.serve.thoughts import ThoughtCache, prompt_key
+
+IDLE_SECONDS = 1.0
+"""How often an idle engine looks up."""
+BROKEN_AFTER = 3
+"""Failures in a row after which the model counts as broken."""
+FINISHED = -1
+"""What a watch is told of a thought that was closed before."""
+HUNG_SECONDS = 20.0
+"""A batch that takes longer is hung: a new thread goes on without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        rung: ``FRESH``, ``CACHED``, ``CUT`` or ``DIRECT``; none = the model was not asked, or failed.
+        why: in words.
+        degraded: what stood against better.
+        rows: catalogue rows, best first.
+        scores: their log-probabilities.
+        thought: token ids between the tags.
+        timings_ms: ``queue``, ``prompt``, ``think``, ``beam``.
+    """
+
+    rung: Rung | None
+    why: str
+    degraded: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    thought: tuple[int, ...] | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """A request to the model.
+
+    Attributes:
+        index: catalogue version.
+        trunk: token ids of the context in its frame.
+        mode: what the caller wants.
+        width: beams.
+        deadline: by the monotonic clock, in seconds.
+        mask: items that may be found.
+        owner: user whose context it is; "" = nobody.
+        listener: called in the engine's thread with each token of the thought.
+        work: anything else to do in the engine's thread (another system's search), in place of decoding.
+    """
+
+    index: Index
+    trunk: Sequence[int] = ()
+    mode: Mode = "auto"
+    width: int = 10
+    deadline: float
+    mask: TrieMask | None = None
+    owner: str = ""
+    listener: Callable[[int], None] | None = None
+    work: Callable[[], Any] | None = None
+    came: float = field(default_factory=time.monotonic)
+    future: "Future[Any]" = field(default_factory=Future)
+    is_cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Nobody waits any more: it is not begun, or closed at the next token."""
+        self.is_cancelled = True
+
+    def give(self, value: Any) -> None:
+        """Hand over the result, unless somebody did already."""
+        with suppress(InvalidStateError):
+            self.future.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Hand over an error, unless there is a result."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+
+class _AllGone(Exception):
+    """Everybody who waited for this batch has left."""
+
+
+class Engine:
+    """Decodes jobs in a thread of its own.
+
+    Args:
+        model_key: fingerprint of the model's weights, for the thought cache.
+        cache: of thoughts.
+        batch: most jobs decoded together.
+        queue: most jobs that wait.
+        think_tokens: longest thought.
+    """
+
+    def __init__(self, model_key: str, cache: ThoughtCache, *, batch: int, queue: int, think_tokens: int) -> None:
+        self.model_key, self.cache = model_key, cache
+        self.batch, self.queue, self.think_tokens = batch, queue, think_tokens
+        self.costs = Costs()
+        self.decoded: dict[int, int] = {}
+        """Batch size -> batches decoded."""
+        self.failures = 0
+        """Failures since the last success."""
+        self.invalid = 0
+        """Rows that were no live item; must stay 0."""
+        self._waiting: list[Job] = []
+        self._lock = threading.Condition()
+        self._stopped = False
+        self._busy_since: float | None = None
+        self._thread: threading.Thread | None = None
+
+    # -- from outside -------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Begin to decode."""
+        self._thread = threading.Thread(target=self._loop, name="crsearch-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the batch under way; what waits is answered without the model."""
+        with self._lock:
+            self._stopped = True
+            self._lock.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def submit(self, job: Job) -> bool:
+        """Queue a job; False = the queue is full. Its future has an ``Outcome``, or what ``work`` gave."""
+        with self._lock:
+            if len(self._waiting) >= self.queue:
+                return False
+            self._waiting.append(job)
+            self._lock.notify()
+        return True
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._waiting)
+
+    @property
+    def is_broken(self) -> bool:
+        """The model failed several times in a row."""
+        return self.failures >= BROKEN_AFTER
+
+    @property
+    def is_hung(self) -> bool:
+        """A batch does not end."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > HUNG_SECONDS
+
+    def revive(self) -> None:
+        """Go on in a new thread, without the batch that does not end."""
+        with self._lock:
+            self._busy_since = None
+            self.start()
+
+    def wait_ms(self) -> float:
+        """Expected time in the queue of a job that comes now."""
+        return self.waiting / self.batch * self.costs.answer(self.batch)
+
+    # -- in the thread ------------------------------------------------------------------------------------------------
+    def _loop(self) -> None:
+        me = threading.current_thread()
+        while not self._stopped and self._thread is me:
+            jobs, todo = self._take()
+            if not jobs:
+                continue
+            self._busy_since = time.monotonic()
+            try:
+                self._run(jobs, todo)
+            finally:
+                if self._thread is me:
+                    self._busy_since = None
+        if self._thread is me:
+            with self._lock:
+                left, self._waiting = self._waiting, []
+            for job in left:
+                job.give(Outcome(rung=None, why="the server is stopping", degraded=("model_busy",)))
+
+    def _take(self) -> tuple[list[Job], list[Plan]]:
+        """The most urgent job and all that can be decoded with it; those that come too late are let go."""
+        with self._lock:
+            if not self._waiting:
+                self._lock.wait(IDLE_SECONDS)
+            waiting = sorted((j for j in self._waiting if not j.is_cancelled), key=lambda j: j.deadline)
+            together = min(self.batch, max(1, len(waiting)))
+            plans = {id(job): self._plan(job, together) for job in waiting}
+            late = [job for job in waiting if plans[id(job)].rung is None]
+            left = [job for job in waiting if plans[id(job)].rung is not None]
+            jobs: list[Job] = []
+            if left:
+                first = _kind(left[0], plans[id(left[0])])
+                jobs = [job for job in left if _kind(job, plans[id(job)]) == first][: self.batch]
+                if left[0].work is not None:
+                    jobs = jobs[:1]
+            taken = {id(job) for job in jobs}
+            self._waiting = [job for job in left if id(job) not in taken]
+        for job in late:
+            found = plans[id(job)]
+            job.give(Outcome(rung=None, why=found.why, degraded=(found.degraded or "deadline",)))
+        return jobs, [plans[id(job)] for job in jobs]
+
+    def _plan(self, job: Job, batch: int) -> Plan:
+        if job.work is not None:
+            return Plan(Rung.DIRECT, 0, "")
+        remaining = 1e3 * (job.deadline - time.monotonic())
+        cached = job.mode != "fast" and self._key(job) in self.cache
+        return plan(job.mode, remaining, self.costs, batch, self.think_tokens, cached=cached)
+
+    def _key(self, job: Job) -> str:
+        return prompt_key(self.model_key, job.trunk)
+
+    def _run(self, jobs: list[Job], todo: list[Plan]) -> None:
+        if jobs[0].work is not None:
+            try:
+                jobs[0].give(jobs[0].work())
+            except Exception as e:
+                jobs[0].fail(e)
+            return
+        try:
+            with torch.autocast(next(jobs[0].index.bundle.model.parameters()).device.type, enabled=False):
+                outcomes = self._decode(jobs, todo)
+        except _AllGone:
+            return
+        except Exception as e:
+            if len(jobs) > 1:  # one request must not take the others down with it
+                for job, own in zip(jobs, todo, strict=True):
+                    self._run([job], [own])
+                return
+            self.failures += 1
+            why = (
+                "the model's answer was no number"
+                if isinstance(e, ModelError)
+                else f"the model failed: {type(e).__name__}"
+            )
+            jobs[0].give(Outcome(rung=None, why=why, degraded=("model_error",)))
+            return
+        self.failures = 0
+        self.decoded[len(jobs)] = self.decoded.get(len(jobs), 0) + 1
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.give(outcome)
+
+    def _decode(self, jobs: list[Job], todo: list[Plan]) -> list[Outcome]:
+        begun = time.monotonic()
+        queue = [1e3 * (begun - job.came) for job in jobs]
+        rung = todo[0].rung
+        if rung is Rung.FRESH:
+            return self._think(jobs, todo, queue)
+        index, n = jobs[0].index, len(jobs)
+        thoughts: list[tuple[int, ...] | None] = [None] * n
+        if rung is Rung.CACHED:
+            kept = [self.cache.get(self._key(job)) for job in jobs]
+            thoughts = [None if t is None else t.ids for t in kept]
+        prompts = [_after(index, job.trunk, thought) for job, thought in zip(jobs, thoughts, strict=True)]
+        rows_BK, scores_BK = beam_search(
+            index.bundle.model, prompts, index.trie, jobs[0].width, mask=[j.mask for j in jobs], batch=n
+        )
+        took = 1e3 * (time.monotonic() - begun)
+        # one call reads and ranks: the parts are told apart by what thinking batches measured
+        share = self.costs.read(n) / max(1e-9, self.costs.answer(n))
+        self.costs.read.add(n, share * took)
+        self.costs.beam.add(n, (1 - share) * took)
+        out = []
+        for b, (job, own, thought) in enumerate(zip(jobs, todo, thoughts, strict=True)):
+            rung = Rung.DIRECT if thought is None else Rung.CACHED
+            timings = {"queue": queue[b], "prompt": share * took, "beam": (1 - share) * took}
+            out.append(self._outcome(job, rung, own, rows_BK[b], scores_BK[b], thought, timings))
+        return out
+
+    def _think(self, jobs: list[Job], todo: list[Plan], queue: list[float]) -> list[Outcome]:
+        index, n = jobs[0].index, len(jobs)
+        watch = _Watch(jobs, self.costs, n)
+        ranked = think_then_rank(
+            index.bundle.model,
+            [[*job.trunk, *index.prompts.suffix("think")] for job in jobs],
+            index.trie,
+            width=jobs[0].width,
+            max_tokens=[own.think_tokens for own in todo],
+            close_id=index.bundle.close_id,
+            forbidden=index.forbidden,
+            mask=[job.mask for job in jobs],
+            watch=watch,
+        )
+        timings = watch.timings(self.costs)
+        out = []
+        for b, (job, own) in enumerate(zip(jobs, todo, strict=True)):
+            thought, closed = tuple(ranked.thoughts[b][0]), bool(ranked.closed_BG[b, 0])
+            if closed:
+                self.cache.put(self._key(job), thought, job.owner)
+                self.costs.thought.add(1, float(len(thought)))
+            rung = Rung.FRESH if closed else Rung.CUT
+            found = (ranked.rows_BGK[b, 0], ranked.scores_BGK[b, 0])
+            out.append(self._outcome(job, rung, own, *found, thought, {"queue": queue[b], **timings}))
+        return out
+
+    def _outcome(
+        self,
+        job: Job,
+        rung: Rung | None,
+        own: Plan,
+        rows_K: Tensor,
+        scores_K: Tensor,
+        thought: tuple[int, ...] | None,
+        timings: dict[str, float],
+    ) -> Outcome:
+        rows = [int(row) for row in rows_K.tolist() if row >= 0]
+        self.invalid += sum(not job.index.alive_N[row] for row in rows)
+        cut = rung is Rung.CUT
+        return Outcome(
+            rung=rung,
+            why="the thought was closed at its budget" if cut else own.why,
+            degraded=tuple(filter(None, ("think_budget" if cut else own.degraded,))),
+            rows=tuple(rows),
+            scores=tuple(float(s) for s in scores_K[: len(rows)].tolist()),
+            thought=thought,
+            timings_ms=timings,
+        )
+
+
+def _kind(job: Job, own: Plan) -> tuple[object, ...]:
+    """Jobs of equal kind can be decoded together. Cached thoughts and direct answers are one beam search."""
+    if job.work is not None:
+        return (id(job),)
+    return (own.rung is Rung.FRESH, id(job.index), job.width)
+
+
+def _after(index: Index, trunk: Sequence[int], thought: Sequence[int] | None) -> list[int]:
+    """The prompt of a beam: asked at once, or after a thought that is there."""
+    if thought is None:
+        return [*trunk, *index.prompts.suffix("direct")]
+    return [*trunk, *index.prompts.suffix("think"), *thought, index.bundle.close_id]
+
+
+class _Watch:
+    """Sees every token of a batch of thoughts: tells listeners, closes what is late or left alone, keeps the time."""
+
+    def __init__(self, jobs: Sequence[Job], costs: Costs, batch: int) -> None:
+        self.jobs, self.batch = jobs, batch
+        self.begun = self.last = time.monotonic()
+        self.first: float | None = None
+        self.steps = 0
+        self.reserve = 1e-3 * costs.beam(batch)
+
+    def __call__(self, token_BG: Int64[Tensor, "B G"]) -> Bool[Tensor, "B G"] | None:
+        """After each token; the trajectories to close now."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first = now
+        self.last = now
+        self.steps += 1
+        if all(job.is_cancelled for job in self.jobs):
+            raise _AllGone
+        stop_BG = torch.zeros_like(token_BG, dtype=torch.bool)
+        for b, (job, token) in enumerate(zip(self.jobs, token_BG[:, 0].tolist(), strict=True)):
+            if token == FINISHED:
+                continue
+            if job.listener is not None and not job.is_cancelled:
+                job.listener(token)
+            stop_BG[b] = job.is_cancelled or now + self.reserve > job.deadline
+        return stop_BG if bool(stop_BG.any()) else None
+
+    def timings(self, costs: Costs) -> dict[str, float]:
+        """Milliseconds by part, which the costs learn from."""
+        end = time.monotonic()
+        first = end if self.first is None else self.first
+        read, think, beam = (1e3 * s for s in (first - self.begun, self.last - first, end - max(self.last, first)))
+        costs.read.add(self.batch, read)
+        if self.steps > 1:
+            costs.step.add(self.batch, think / (self.steps - 1))
+        costs.beam.add(self.batch, beam)
+        return {"prompt": read, "think": think, "beam": beam}

@@ -1,0 +1,228 @@
+"""Everything that answers searches in one version of the catalogue. Never changed; a new version gets a new index."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from crsearch.context.prompts import Prompts
+from crsearch.context.serialiser import Serialiser
+from crsearch.decode.trie import TrieMask
+from crsearch.errors import ConfigError
+from crsearch.models.bundle import Bundle
+from crsearch.pipeline.systems import FINAL, RUNGS, SYSTEMS
+from crsearch.pipeline.workspace import Workspace, language
+from crsearch.records.types import Context, RankedList, Searcher
+from crsearch.searchers.popularity import query_key
+from crsearch.serve.catalogue import Version
+from crsearch.serve.contract import Filters, Rung, SidNode
+from crsearch.serve.why import Explainer
+from crsearch.train.answer import forbidden_in_thoughts
+
+FILTERS_KEPT = 64
+"""Filters whose folded masks are kept."""
+MORE = 5
+"""A system that knows no filters is asked for this many times as many items, then filtered."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Items that may be found."""
+
+    rows_N: Bool[np.ndarray, " N"]
+    mask: TrieMask
+    count: int
+
+
+class Index:
+    """Prompts, trie, filters, other systems and suggestions for one version of the catalogue.
+
+    Args:
+        space: the run; its catalogue and semantic IDs are put aside for those of the version.
+        version: of the catalogue.
+        bundle: the model that is ``crs``, shared by all versions.
+        final: training stage of that model.
+    """
+
+    def __init__(self, space: Workspace, version: Version, bundle: Bundle, final: str) -> None:
+        self.space = space.with_catalogue(version.catalogue, version.book)
+        self.name, self.final = version.name, final
+        self.catalogue, self.book, self.trie, self.alive_N = (
+            version.catalogue, version.book, version.trie, version.alive_N,
+        )  # fmt: skip
+        self.bundle = replace(bundle, sid_ids_NL=version.sid_ids_NL)
+        serialiser = Serialiser(version.catalogue, version.book, space.settings.context, bundle.tokenizer)
+        self.prompts = Prompts(serialiser, bundle.tokenizer, language=language(space.settings))
+        self.explainer = Explainer(self.catalogue)
+        self.forbidden = forbidden_in_thoughts(self.bundle)
+        self._allowed: OrderedDict[str, Allowed] = OrderedDict()
+        self._searchers: dict[str, Searcher] = {}
+        self._lock = Lock()
+
+    # -- filters ------------------------------------------------------------------------------------------------------
+    def allowed(self, filters: Filters) -> Allowed | None:
+        """The items that pass; none = every item that was not removed."""
+        if filters == Filters():
+            return None
+        key = filters.model_dump_json()
+        with self._lock:
+            found = self._allowed.get(key)
+            if found is None:
+                rows_N = self._passing(filters) & self.alive_N
+                found = self._allowed[key] = Allowed(rows_N, self.trie.mask(rows_N), int(rows_N.sum()))
+            self._allowed.move_to_end(key)
+            while len(self._allowed) > FILTERS_KEPT:
+                self._allowed.popitem(last=False)
+            return found
+
+    def _passing(self, filters: Filters) -> Bool[np.ndarray, " N"]:
+        rows_N = np.ones(len(self.catalogue), dtype=bool)
+        if filters.brands:
+            rows_N &= self._has(self._brand_rows, filters.brands)
+        if filters.categories:
+            rows_N &= self._has(self._category_rows, filters.categories)
+        if filters.price_min is not None:
+            rows_N &= self._price_N >= filters.price_min  # NaN (no price) compares false
+        if filters.price_max is not None:
+            rows_N &= self._price_N <= filters.price_max
+        return rows_N
+
+    def _has(self, rows_of: Mapping[str, Sequence[int]], names: Sequence[str]) -> Bool[np.ndarray, " N"]:
+        rows_N = np.zeros(len(self.catalogue), dtype=bool)
+        for name in names:
+            rows_N[list(rows_of.get(name.casefold(), ()))] = True
+        return rows_N
+
+    @cached_property
+    def _price_N(self) -> Float64[np.ndarray, " N"]:
+        return np.array([np.nan if item.price is None else item.price for item in self.catalogue], dtype=np.float64)
+
+    @cached_property
+    def _brand_rows(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, item in enumerate(self.catalogue):
+            if item.brand:
+                rows.setdefault(item.brand.casefold(), []).append(row)
+        return rows
+
+    @cached_property
+    def _category_rows(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, item in enumerate(self.catalogue):
+            for name in dict.fromkeys(n.casefold() for n in item.category if n):
+                rows.setdefault(name, []).append(row)
+        return rows
+
+    @cached_property
+    def facets(self) -> dict[str, Any]:
+        """What can be filtered by: names with most items first, and the range of prices."""
+        live = [item for item, alive in zip(self.catalogue, self.alive_N, strict=True) if alive]
+        prices = [item.price for item in live if item.price is not None]
+        brands = Counter(item.brand for item in live if item.brand)
+        categories = Counter(name for item in live for name in dict.fromkeys(item.category) if name)
+        return {
+            "brands": [name for name, _ in brands.most_common(200)],
+            "categories": [name for name, _ in categories.most_common(200)],
+            "price": [min(prices), max(prices)] if prices else None,
+        }
+
+    # -- other systems ------------------------------------------------------------------------------------------------
+    @cached_property
+    def systems(self) -> dict[str, str]:
+        """Systems that can stand beside: name -> what it is. Those with a model of their own must be trained."""
+        trained = self.space.run.manifest["stages"]
+        return {
+            name: system.what
+            for name, system in SYSTEMS.items()
+            if (system.stage in ("", FINAL) or system.stage in trained)
+            and not name.endswith("-thought")
+            and name != "bm25-tuned"
+            and system.lacks(self.space) is None
+        }
+
+    def searcher(self, name: str) -> Searcher:
+        """A system by name; made on the first call. Those with models belong to the engine's thread.
+
+        Raises:
+            ConfigError: it cannot stand beside.
+        """
+        if name not in self._searchers:
+            if name not in self.systems:
+                raise ConfigError(f"system {name!r}: there are {', '.join(self.systems)}")
+            system = SYSTEMS[name]
+            stage = self.final if system.stage == FINAL else system.stage
+            self._searchers[name] = system.build(self.space, name, stage)
+        return self._searchers[name]
+
+    def ranked(self, searcher: Searcher, context: Context, k: int, allowed: Allowed | None) -> RankedList:
+        """The list of a system for one context, without removed and filtered items."""
+        rows_N = self.alive_N if allowed is None else allowed.rows_N
+        wanted = k if rows_N.all() else MORE * k
+        found = searcher.search([context], wanted)[0]
+        kept = [
+            (item_id, score)
+            for item_id, score in zip(found.item_ids, found.scores, strict=True)
+            if rows_N[self.catalogue.row(item_id)]
+        ][:k]
+        return replace(found, item_ids=tuple(i for i, _ in kept), scores=tuple(s for _, s in kept))
+
+    # -- looking around -----------------------------------------------------------------------------------------------
+    @cached_property
+    def suggestions(self) -> list[tuple[str, str]]:
+        """(key, query) of queries that training users chose something for, most frequent first."""
+        counts: Counter[str] = Counter()
+        spelled: dict[str, str] = {}
+        for search in self.space.dataset.training_searches:
+            key = query_key(search.query)
+            if search.chosen and key:
+                counts[key] += 1
+                spelled.setdefault(key, search.query)
+        return [(key, spelled[key]) for key, n in counts.most_common() if n >= RARE]
+
+    def node(self, prefix: Sequence[str], limit: int = 200) -> SidNode | None:
+        """The tree of semantic IDs below a prefix; none = no item that is not removed begins with it."""
+        depth = self.book.codes_NL.shape[1]
+        if len(prefix) > depth:
+            return None
+        codes = self._codes(prefix)
+        if codes is None:
+            return None
+        below = self.alive_N & (self.book.codes_NL[:, : len(codes)] == codes).all(1)
+        rows = np.flatnonzero(below)
+        if not len(rows):
+            return None
+        children: tuple[tuple[str, int], ...] = ()
+        if len(prefix) < depth:
+            tokens = Counter(self.book.pieces(int(row))[len(prefix)] for row in rows)
+            children = tuple(sorted(tokens.items(), key=lambda c: (-c[1], c[0]))[:limit])
+        shown = rows[: 8 if len(prefix) < depth - 1 else limit].tolist()
+        return SidNode(
+            prefix=tuple(prefix),
+            items=len(rows),
+            children=children,
+            examples=tuple((self.catalogue[row].item_id, self.catalogue[row].title) for row in shown),
+        )
+
+    def _codes(self, prefix: Sequence[str]) -> list[int] | None:
+        """Codes of tokens such as ``<a_23>``; none = not tokens of these layers."""
+        places = {piece: n for n, piece in enumerate(self.book.vocabulary())} if prefix else {}
+        starts = np.cumsum([0, *self.book.layer_sizes])
+        codes = []
+        for layer, piece in enumerate(prefix):
+            place = places.get(piece, -1)
+            if not starts[layer] <= place < starts[layer + 1]:
+                return None
+            codes.append(int(place - starts[layer]))
+        return codes
+
+
+RARE = 2
+"""A query is suggested when at least so many training searches had it: a rare one may tell on somebody."""
+
+RUNG_SYSTEMS: Mapping[Rung, str] = {rung: RUNGS[rung.value] for rung in (Rung.FUSED, Rung.LEXICAL, Rung.POPULAR)}
+"""The systems behind the rungs that do not ask the model."""

@@ -1,0 +1,127 @@
+"""Runs the application: one process, or several that share the port, each with its own model.
+
+Source: details: this project (docs/serving.md).
+"""
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from crsearch.errors import ConfigError
+from crsearch.serve.config import ServeConfig
+from crsearch.serve.keys import Keys, require_keys_beyond_loopback
+
+RUN, CONFIG = "CRSEARCH_SERVE_RUN", "CRSEARCH_SERVE_CONFIG"
+"""Environment in which worker processes find what to serve."""
+
+
+def serve(run: Path, config: ServeConfig, announce: Callable[[str], None] = lambda url: None) -> None:
+    """Serve a run until a signal ends it.
+
+    Args:
+        run: folder of a finished run.
+        config: of the server.
+        announce: told the address, before the model is loaded.
+
+    Raises:
+        ConfigError: an address beyond loopback without keys; the port is taken or not allowed.
+        RunError, ModelError, SidError, DataError: the run cannot be served.
+    """
+    require_keys_beyond_loopback(config, Keys.from_environment(config.keys, os.environ))
+    bound = _bind(config)
+    port = bound.getsockname()[1]
+    config = config.model_copy(update={"port": port})
+    announce(f"http://{config.host}:{port}")
+    if config.workers == 1:
+        app = make_app(run, config)
+        Server(_uvicorn_config(app, config), app.state.service.drain).run([bound])
+        return
+    from uvicorn.supervisors import Multiprocess
+
+    os.environ[RUN], os.environ[CONFIG] = str(run.resolve()), config.model_dump_json()
+    many = _uvicorn_config("crsearch.serve.server:app_of_environment", config, factory=True, workers=config.workers)
+    Multiprocess(many, [bound]).run()
+
+
+def make_app(run: Path, config: ServeConfig) -> Any:
+    """The application of a run."""
+    import torch
+
+    from crsearch.pipeline.again import finished
+    from crsearch.pipeline.workspace import threads
+    from crsearch.serve.app import create_app
+    from crsearch.serve.service import SearchService
+
+    settings, _ = finished(run)
+    torch.set_num_threads(threads(settings, config.workers))
+    return create_app(SearchService(run, config), config)
+
+
+def app_of_environment() -> Any:
+    """The application in a worker process."""
+    return make_app(Path(os.environ[RUN]), ServeConfig.model_validate_json(os.environ[CONFIG]))
+
+
+def _bind(config: ServeConfig) -> socket.socket:
+    """The socket, bound before anything is loaded, so that a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((config.host, config.port))
+    except OSError as e:
+        bound.close()
+        raise ConfigError(
+            f"cannot listen on {config.host} port {config.port}: {e.strerror}. Choose another: --port N (0 = any)"
+        ) from e
+    bound.set_inheritable(True)
+    return bound
+
+
+def _uvicorn_config(app: Any, config: ServeConfig, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        h11_max_incomplete_event_size=config.limits.header_bytes,
+        http="h11",
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=round(config.drain_seconds),
+        limit_concurrency=1_000,
+        **more,
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but a signal that was asked for ends with exit code 0; a second one ends at once."""
+
+    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.on_exit = on_exit
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM while the server runs."""
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second ends."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+        self.on_exit()

@@ -1,0 +1,660 @@
+"""A served run: one object behind the HTTP routes, the pages, the terminal and the tests.
+
+Every search ends in an ``Answer``: where the model cannot be asked in time, or fails, a lower rung of the ladder
+answers. Nothing here waits for the model in the event loop: decoding is the engine's thread, the rest of the work a
+small pool's.
+
+Source: details: this project (docs/serving.md).
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from crsearch.errors import CrsearchError, RunError
+from crsearch.pipeline.again import finished
+from crsearch.pipeline.workspace import Workspace, device
+from crsearch.records.types import Context, Item, RankedList
+from crsearch.runs import RunDirectory, digest, silent
+from crsearch.serve.admin import Recent, curves, rung_rows, tree_load
+from crsearch.serve.catalogue import About, CatalogueStore, Version
+from crsearch.serve.config import ServeConfig
+from crsearch.serve.contexts import Contexts
+from crsearch.serve.contract import (
+    Answer,
+    Found,
+    Persona,
+    Reasoning,
+    Rung,
+    SearchRequest,
+    SidNode,
+    StreamEvent,
+)
+from crsearch.serve.engine import Engine, Job, Outcome
+from crsearch.serve.index import RUNG_SYSTEMS, Allowed, Index
+from crsearch.serve.ladder import AROUND_MS, MARGIN, Measured
+from crsearch.serve.metrics import Metrics
+from crsearch.serve.problems import Problem
+from crsearch.serve.text import CleanText, clean_query
+from crsearch.serve.thoughts import ThoughtCache
+
+Made = TypeVar("Made")
+
+STREAM_DEADLINE_MS = 10_000
+"""Of streams that name no deadline: their reader has results already."""
+COMPARE_SECONDS = 10.0
+"""Longest wait for a system that stands beside; it is asked when the answer is there."""
+FULL = "sid_space_full: no deduplication code is left for an item; train again with more sids.spare_duplicates"
+REFUSED = "add takes ids that are not in the catalogue, replace and remove those that are; see crsearch items list"
+POOL = 4
+"""Threads for all that is not decoding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request after cleaning, tied to one version of the catalogue."""
+
+    request: SearchRequest
+    clean: CleanText
+    index: Index
+    context: Context
+    trunk: Sequence[int]
+    dropped: Mapping[str, int]
+    allowed: Allowed | None
+    began: float
+    deadline: float
+
+    @property
+    def left_ms(self) -> float:
+        """Until the deadline."""
+        return 1e3 * (self.deadline - time.monotonic())
+
+
+class SearchService:
+    """Answers searches of a finished run.
+
+    Args:
+        run: folder of the run.
+        config: of the server.
+
+    Raises:
+        RunError: no finished run.
+        ModelError, SidError, DataError: its files are broken or do not belong together.
+    """
+
+    def __init__(self, run: Path, config: ServeConfig) -> None:
+        from crsearch.models.bundle import load_bundle
+
+        self.run, self.config = run, config
+        settings, found = finished(run)
+        self.results = found
+        self.space = Workspace(RunDirectory.reading(run), settings, silent, run / "data")
+        self.final: str = found["final_stage"]
+        folder = run / "models" / self.final
+        self.bundle = load_bundle(folder, self.space.sids)
+        self.bundle.model.to(device(settings)).eval()
+        weights = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        self.model_key = digest(weights["sha256"])[:12]
+        self.contexts = Contexts(self.space.dataset, settings.context.max_events)
+        self.store = CatalogueStore(run)
+        self.index = self._index(self.store.load())
+        self.cache = ThoughtCache(config.thoughts)
+        self.metrics, self.recent = Metrics(), Recent()
+        limit = settings.decode.think_tokens if config.think_tokens is None else config.think_tokens
+        self.engine = Engine(self.model_key, self.cache, batch=config.batch, queue=config.queue, think_tokens=limit)
+        self.fallback_ms = {rung: Measured(10.0) for rung in RUNG_SYSTEMS}
+        self.is_ready = self.is_draining = False
+        self.last_error = ""
+        """Why the newest catalogue version was refused; "" = it was not."""
+        self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="crsearch-pool")
+        self._flying: dict[str, asyncio.Task[Answer]] = {}
+        self._kept: set[asyncio.Task[Any]] = set()
+        self._watch_metrics()
+
+    def _index(self, version: Version) -> Index:
+        return Index(self.space, version, self.bundle, self.final)
+
+    def _watch_metrics(self) -> None:
+        engine, cache = self.engine, self.cache
+        self.metrics.watch("queue_depth", "Searches that wait for the model", lambda: engine.waiting)
+        self.metrics.watch("thoughts_cached", "Thoughts in the cache", lambda: len(cache))
+        self.metrics.watch("thought_cache_hits", "Thoughts found in the cache", lambda: cache.hits)
+        self.metrics.watch("invalid_sids", "Answers that were no live item; must be 0", lambda: engine.invalid)
+        self.metrics.watch("catalogue_version", "Number of the version in use", lambda: float(self.index.name[1:]))
+        self.metrics.watch("catalogue_items", "Items that can be found", lambda: int(self.index.alive_N.sum()))
+        self.metrics.watch("ready", "1 = ready", lambda: float(self.ready))
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Warm up, then be ready; watch the catalogue and the engine."""
+        self.engine.start()
+        await self._in_pool(self._warm_lexical)
+        await self._warm_model()
+        self.is_ready = True
+        self._keep(self._guard())
+
+    def drain(self) -> None:
+        """Not ready from now on; what is under way goes on."""
+        self.is_draining = True
+
+    async def stop(self) -> None:
+        """Wait for searches under way, then end."""
+        self.drain()
+        until = time.monotonic() + self.config.drain_seconds
+        while self._flying and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        for task in list(self._kept):
+            task.cancel()
+        self.engine.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def ready(self) -> bool:
+        """Searches are answered by the model."""
+        return self.is_ready and not self.is_draining and not self.engine.is_broken and not self.engine.is_hung
+
+    def health(self) -> dict[str, Any]:
+        """What keeps the server from being ready, and what it serves."""
+        return {
+            "warm": self.is_ready,
+            "draining": self.is_draining,
+            "model": "broken" if self.engine.is_broken else "hung" if self.engine.is_hung else "ok",
+            "catalogue": self.index.name,
+            "refused_catalogue": bool(self.last_error),
+        }
+
+    async def _warm_model(self) -> None:
+        """A first thought and a first beam, alone and in a full batch: kernels are loaded, costs are measured."""
+        user = next(iter(self.contexts.users("", 1)), None)
+        request = SearchRequest(
+            query=(user.last_query if user else "") or "a", user_id=user.user_id if user else None, deadline_ms=10_000
+        )
+        asked = await self._in_pool(lambda: self._ask(request))
+        kept, self.engine.cache = self.engine.cache, ThoughtCache(0)
+        try:
+            for mode, times in (("think", 1), ("fast", 2), ("think", self.config.batch), ("fast", self.config.batch)):
+                late = time.monotonic() + 60
+                jobs = [replace_job(asked, mode, late, self.config.width) for _ in range(times)]
+                for job in jobs:
+                    self.engine.submit(job)
+                await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+        finally:
+            self.engine.cache = kept
+        if self.engine.failures:
+            raise RunError(f"{self.run}: the model of {self.final} does not decode; train again, or check the files")
+
+    def _warm_lexical(self) -> None:
+        context = Context(search_id="warm", user_id="", query="a")
+        for rung in RUNG_SYSTEMS:
+            for _ in range(2):
+                self._lexical(self.index, context, rung, 10, None)
+
+    async def _guard(self) -> None:
+        """Take new catalogue versions into use; go on without a batch that hangs."""
+        while True:
+            await asyncio.sleep(0.25)
+            if self.engine.is_hung:
+                self.engine.revive()
+            try:
+                name = await self._in_pool(self.store.current)
+                if name != self.index.name:
+                    await self.swap(name)
+            except CrsearchError as e:
+                self._refused(e)
+
+    async def swap(self, name: str | None = None) -> None:
+        """Use a version of the catalogue from now on; requests under way keep theirs.
+
+        Raises:
+            SidError, DataError, RunError: the version is broken or of another run; the present one stays.
+        """
+        try:
+            index = await self._in_pool(lambda: self._index(self.store.load(name)))
+            await self._in_pool(lambda: [index.searcher(system) for system in RUNG_SYSTEMS.values()])
+        except CrsearchError as e:
+            self._refused(e)
+            raise
+        self.index, self.last_error = index, ""
+        self.metrics.swaps.labels("ok").inc()
+
+    def _refused(self, error: Exception) -> None:
+        if str(error) != self.last_error:
+            self.metrics.swaps.labels("refused").inc()
+        self.last_error = str(error)
+
+    # -- searching ----------------------------------------------------------------------------------------------------
+    async def search(self, request: SearchRequest, request_id: str | None = None) -> Answer:
+        """Answer a search; equal ones at the same time share the work.
+
+        Args:
+            request: what is searched for.
+            request_id: of the answer; none = a new one.
+
+        Raises:
+            Problem: the request cannot be answered: no query, no such user or system, the queue is full.
+        """
+        key = sha256(f"{self.index.name} {request.model_dump_json()}".encode()).hexdigest()
+        task = self._flying.get(key)
+        joins = task is not None
+        if task is None:
+            task = self._flying[key] = asyncio.create_task(self._search(request))
+            task.add_done_callback(lambda _: self._flying.pop(key, None))
+        answer = await asyncio.shield(task)
+        if joins:
+            self.metrics.joined.inc()
+        answer = replace(answer, request_id=request_id or new_id())
+        self._remember(answer, asked_by=request)
+        return answer
+
+    async def _search(self, request: SearchRequest) -> Answer:
+        asked = await self._in_pool(lambda: self._ask(request))
+        answer = await self._answer(asked)
+        if not request.systems:
+            return answer
+        compared = {name: await self._beside(asked, name) for name in dict.fromkeys(request.systems)}
+        return replace(answer, compared=compared)
+
+    async def stream(self, request: SearchRequest, request_id: str | None = None) -> AsyncIterator[StreamEvent]:
+        """First results at once, then the thought as it is written, then the final list.
+
+        Raises:
+            Problem: as ``search``, before the first event.
+        """
+        slow = request.deadline_ms or STREAM_DEADLINE_MS
+        asked = await self._in_pool(lambda: self._ask(request.model_copy(update={"deadline_ms": slow})))
+        at_once = min(asked.deadline, asked.began + self.config.deadline_ms / 1e3)
+        fast = replace(asked, request=request.model_copy(update={"mode": "fast"}), deadline=at_once)
+        request_id = request_id or new_id()
+        first = replace(await self._answer(fast), request_id=request_id)
+        yield StreamEvent(name="first", data=first)
+        if request.mode == "fast" or first.served_by in RUNG_SYSTEMS or not first.items:
+            self._remember(first, asked_by=request)
+            yield StreamEvent(name="final", data=first)
+            return
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[int | None]()
+
+        def listen(token: int) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, token)
+
+        job = self._job(replace(asked, request=request.model_copy(update={"mode": "think"})), listen)
+        task = asyncio.create_task(self._answer(asked, job))
+        task.add_done_callback(lambda _: pieces.put_nowait(None))
+        ids: list[int] = []
+        said = ""
+        try:
+            while (token := await pieces.get()) is not None:
+                if token == self.bundle.close_id:
+                    continue
+                ids.append(token)
+                text = self.bundle.tokenizer.decode(ids)
+                if not text.endswith("�"):  # half of a character
+                    yield StreamEvent(name="thought", data={"text": text[len(said) :]})
+                    said = text
+            final = replace(await task, request_id=request_id)
+            self._remember(final, asked_by=request)
+            yield StreamEvent(name="final", data=final)
+        finally:
+            if not task.done():
+                job.cancel()
+                task.cancel()
+                self.metrics.client_closed.inc()
+
+    def _remember(self, answer: Answer, asked_by: SearchRequest) -> None:
+        """Count an answer, and keep what was shown, so that clicks on it can be told later."""
+        self.metrics.answered(answer)
+        self.recent.add(answer)
+
+    def _ask(self, request: SearchRequest) -> Asked:
+        """Clean a request and read its context; in the pool."""
+        began, index = time.monotonic(), self.index
+        if request.catalogue is not None and request.catalogue != index.name:
+            raise Problem(
+                "catalogue_gone", f"the catalogue in use is {index.name}", field="catalogue",
+                hint="leave catalogue out, or ask again with the one in use",
+            )  # fmt: skip
+        unknown = [name for name in request.systems if name not in index.systems]
+        if unknown:
+            raise Problem(
+                "unknown_system", "this server has no such system", field="systems",
+                hint=f"there are {', '.join(index.systems)}",
+            )  # fmt: skip
+        limits = self.config.limits
+        clean = clean_query(request.query, limits.query_chars, limits.query_bytes)
+        context = self.contexts.context(request, clean.text)
+        trunk = index.prompts.trunk(context)
+        return Asked(
+            request=request,
+            clean=clean,
+            index=index,
+            context=context,
+            trunk=trunk.ids,
+            dropped=trunk.dropped,
+            allowed=index.allowed(request.filters),
+            began=began,
+            deadline=began + (request.deadline_ms or self.config.deadline_ms) / 1e3,
+        )
+
+    def _job(self, asked: Asked, listener: Callable[[int], None] | None = None) -> Job:
+        return Job(
+            index=asked.index,
+            trunk=asked.trunk,
+            mode=asked.request.mode,
+            width=max(self.config.width, asked.request.top_k),
+            deadline=asked.deadline - self._reserve_ms() / 1e3,
+            mask=None if asked.allowed is None else asked.allowed.mask,
+            owner=asked.context.user_id,
+            listener=listener,
+        )
+
+    def _reserve_ms(self) -> float:
+        """What a lexical answer takes after the model was given up."""
+        return AROUND_MS + MARGIN * self.fallback_ms[Rung.LEXICAL](1)
+
+    async def _answer(self, asked: Asked, job: Job | None = None) -> Answer:
+        index, allowed = asked.index, asked.allowed
+        count = int(index.alive_N.sum()) if allowed is None else allowed.count
+        if count == 0:
+            empty = "filters" if index.alive_N.any() else "empty_catalogue"
+            return self._envelope(
+                asked, Outcome(rung=None, why="no item can be found", degraded=(empty,)), Rung.POPULAR
+            )
+        if asked.clean.is_wordless:
+            return await self._fall_back(asked, Outcome(rung=None, why="the query has no word"), Rung.POPULAR)
+        job = job or self._job(asked)
+        if not self.engine.submit(job):
+            self.metrics.rejected.inc()
+            raise Problem(
+                "too_many_requests", "the server is busy", hint="try again later",
+                retry_after=max(1, round(self.engine.wait_ms() / 1e3)),
+            )  # fmt: skip
+        try:
+            left = max(0.0, job.deadline - time.monotonic()) + AROUND_MS / 1e3
+            outcome: Outcome = await asyncio.wait_for(asyncio.wrap_future(job.future), left)
+        except TimeoutError:
+            job.cancel()
+            outcome = Outcome(rung=None, why="the model was busy until the deadline", degraded=("model_busy",))
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        if outcome.rung is None:
+            in_time = asked.left_ms > AROUND_MS + MARGIN * self.fallback_ms[Rung.FUSED](1)
+            return await self._fall_back(asked, outcome, Rung.FUSED if in_time else Rung.LEXICAL)
+        return self._envelope(asked, outcome, outcome.rung)
+
+    # -- below the model ----------------------------------------------------------------------------------------------
+    async def _fall_back(self, asked: Asked, outcome: Outcome, rung: Rung) -> Answer:
+        """The best rung below the model that finds something."""
+        k = asked.request.top_k
+        for below in (r for r in RUNG_SYSTEMS if r >= rung):
+            found = await self._in_pool(lambda b=below: self._lexical(asked.index, asked.context, b, k, asked.allowed))  # type: ignore[misc]
+            if found.item_ids or below is Rung.POPULAR:
+                return self._envelope(asked, outcome, below, found)
+        raise AssertionError("the last rung answers always")
+
+    def _lexical(self, index: Index, context: Context, rung: Rung, k: int, allowed: Allowed | None) -> RankedList:
+        began = time.monotonic()
+        found = index.ranked(index.searcher(RUNG_SYSTEMS[rung]), context, k, allowed)
+        self.fallback_ms[rung].add(1, 1e3 * (time.monotonic() - began))
+        return found
+
+    async def _beside(self, asked: Asked, name: str) -> tuple[Found, ...]:
+        """The list of another system, for comparison; empty where it is not there in time."""
+
+        def work() -> RankedList:
+            return asked.index.ranked(asked.index.searcher(name), asked.context, asked.request.top_k, asked.allowed)
+
+        job = Job(index=asked.index, deadline=time.monotonic() + COMPARE_SECONDS, work=work)
+        if not self.engine.submit(job):
+            return ()
+        try:
+            found = await asyncio.wait_for(asyncio.wrap_future(job.future), COMPARE_SECONDS)
+        except TimeoutError:
+            job.cancel()
+            return ()
+        return self._hydrated(asked, found.item_ids, found.scores, "", name)
+
+    # -- envelopes ----------------------------------------------------------------------------------------------------
+    def _envelope(self, asked: Asked, outcome: Outcome, rung: Rung, found: RankedList | None = None) -> Answer:
+        began = time.monotonic()
+        catalogue, k = asked.index.catalogue, asked.request.top_k
+        if found is None:
+            item_ids: Sequence[str] = [catalogue[row].item_id for row in outcome.rows[:k]]
+            scores: Sequence[float] = outcome.scores[:k]
+        else:
+            item_ids, scores = found.item_ids, found.scores
+        reasoning = None
+        if outcome.thought is not None:
+            reasoning = Reasoning(
+                text=self.bundle.tokenizer.decode(list(outcome.thought)),
+                tokens=len(outcome.thought),
+                cut=rung is Rung.CUT,
+                cached=rung is Rung.CACHED,
+            )
+        items = self._hydrated(asked, item_ids, scores, reasoning.text if reasoning else "", rung.value)
+        end = time.monotonic()
+        timings = {**outcome.timings_ms, "hydrate": 1e3 * (end - began), "total": 1e3 * (end - asked.began)}
+        degraded = dict.fromkeys(outcome.degraded)
+        return Answer(
+            request_id="",
+            query=asked.clean.text,
+            items=items,
+            served_by=rung,
+            why_rung=outcome.why,
+            reasoning=reasoning,
+            degraded=tuple(degraded),
+            truncated=self._truncated(asked),
+            timings_ms={part: round(ms, 3) for part, ms in timings.items()},
+            versions={
+                "model": self.model_key, "catalogue": asked.index.name, "sid_book": asked.index.book.fingerprint()[:12],
+            },
+            user_id=asked.request.user_id,
+        )  # fmt: skip
+
+    def _truncated(self, asked: Asked) -> dict[str, int]:
+        given = len(asked.request.history or ())
+        kept = len(asked.context.history)
+        counts = {
+            "query_chars": asked.clean.cut,
+            "sanitized": asked.clean.sanitized,
+            "history_dropped": max(0, given - kept)
+            + asked.dropped.get("events", 0)
+            + asked.dropped.get("interactions", 0),
+            "unknown_items": asked.dropped.get("unknown_items", 0),
+        }
+        return {name: count for name, count in counts.items() if count}
+
+    def _hydrated(
+        self, asked: Asked, item_ids: Sequence[str], scores: Sequence[float], thought: str, rung: str
+    ) -> tuple[Found, ...]:
+        index = asked.index
+        found = []
+        for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), 1):
+            row = index.catalogue.row(item_id)
+            item = index.catalogue[row]
+            found.append(
+                Found(
+                    id=item.item_id,
+                    title=item.title,
+                    rank=rank,
+                    score=round(float(score), 4),
+                    sid=index.book.pieces(row),
+                    brand=item.brand,
+                    price=item.price,
+                    category=item.category,
+                    why={"matched_context": index.explainer(item, asked.context, thought), "rung": rung},
+                )
+            )
+        return tuple(found)
+
+    # -- looking around -----------------------------------------------------------------------------------------------
+    async def users(self, prefix: str = "", limit: int = 20) -> list[Persona]:
+        """Users whose id begins so."""
+        return await self._in_pool(lambda: self.contexts.users(prefix, limit))
+
+    async def persona(self, user_id: str) -> Persona | None:
+        """A user with history; none = there is none."""
+        return await self._in_pool(lambda: self.contexts.persona(user_id))
+
+    async def item(self, item_id: str) -> dict[str, Any] | None:
+        """The record of an item with its semantic ID; none = not in the catalogue, or removed."""
+        index = self.index
+        if item_id not in index.explainer.known:
+            return None
+        row = index.catalogue.row(item_id)
+        if not index.alive_N[row]:
+            return None
+        item = index.catalogue[row]
+        return {
+            "id": item.item_id, "title": item.title, "brand": item.brand, "category": item.category,
+            "price": item.price, "sales": item.sales, "attributes": dict(item.attributes),
+            "description": item.description, "sid": index.book.pieces(row), "catalogue": index.name,
+        }  # fmt: skip
+
+    async def suggest(self, prefix: str, user_id: str | None = None, limit: int = 8) -> list[str]:
+        """Queries that begin so: the user's own first, then those of many training users."""
+        return await self._in_pool(lambda: self._suggest(prefix, user_id, limit))
+
+    def _suggest(self, prefix: str, user_id: str | None, limit: int) -> list[str]:
+        from crsearch.searchers.popularity import query_key
+
+        key = query_key(prefix)
+        found: dict[str, str] = {}
+        persona = self.contexts.persona(user_id) if user_id else None
+        own = [(query_key(e.query), e.query) for e in reversed(persona.history)] if persona else []
+        for candidate, query in (*own, *self.index.suggestions):
+            if candidate.startswith(key):
+                found.setdefault(candidate, query)
+            if len(found) >= limit:
+                break
+        return list(found.values())
+
+    async def sids(self, prefix: Sequence[str]) -> SidNode | None:
+        """The tree of semantic IDs below a prefix; none = nothing is there."""
+        return await self._in_pool(lambda: self.index.node(prefix))
+
+    async def facets(self) -> dict[str, Any]:
+        """What can be filtered by."""
+        return await self._in_pool(lambda: self.index.facets)
+
+    async def systems(self) -> Mapping[str, str]:
+        """Systems that can stand beside."""
+        return await self._in_pool(lambda: self.index.systems)
+
+    # -- administration -----------------------------------------------------------------------------------------------
+    async def admin(self) -> dict[str, Any]:
+        """What the admin page shows; see ``pages.PageService.admin``."""
+        return await self._in_pool(self._admin)
+
+    def _admin(self) -> dict[str, Any]:
+        index, recent, engine = self.index, self.recent, self.engine
+        total = recent.percentiles("total")
+        seen = self.cache.hits + self.cache.misses
+        versions = self.store.versions()
+        here = next((v for v in versions if v.name == index.name), None)
+        return {
+            "health": {
+                "ready": self.ready,
+                "state": "ready" if self.ready else "not ready",
+                "uptime_s": round(time.monotonic() - recent.began, 1),
+                "checks": [
+                    {"name": "model", "ok": not (engine.is_broken or engine.is_hung), "note": self.health()["model"]},
+                    {"name": "catalogue", "ok": not self.last_error, "note": self.last_error},
+                    {"name": "invalid_sids", "ok": engine.invalid == 0, "note": str(engine.invalid)},
+                ],
+            },
+            "about": {"run": self.run.name, "model": f"{self.final} {self.model_key}", "catalogue": index.name},
+            "catalogue": {
+                "current": index.name,
+                "previous": None if here is None else here.parent,
+                "versions": [_version_row(v, index.name) for v in reversed(versions)],
+            },
+            "sids": tree_load(index),
+            "rungs": rung_rows(self.results, recent),
+            "metrics": {
+                "requests": len(recent.answers),
+                "per_second": round(recent.per_second(), 2),
+                **total,
+                "queue": engine.waiting,
+                "rejected": int(self.metrics.value("rejected")),
+                "thought_cache": round(self.cache.hits / seen, 3) if seen else None,
+                "invalid_sids": engine.invalid,
+                "parts": {part: recent.percentiles(part) for part in ("queue", "prompt", "think", "beam", "hydrate")},
+            },
+            "slow": recent.slow(),
+            "curves": curves(self.run / "metrics.jsonl"),
+        }
+
+    async def rollback(self, name: str | None) -> str:
+        """Use another catalogue version; its name.
+
+        Raises:
+            Problem: there is no such version, or it cannot be used.
+        """
+        return await self._changed(lambda: self.store.rollback(name).name)
+
+    async def change_items(self, action: Literal["add", "replace"], items: Sequence[Item]) -> str:
+        """Add or replace items; the name of the new version, which is in use when this returns.
+
+        Raises:
+            Problem: an item is there already, or is not; a bucket of semantic IDs is full.
+        """
+        change = self.store.add if action == "add" else self.store.replace
+        return await self._changed(lambda: change(items).name)
+
+    async def remove_items(self, item_ids: Sequence[str]) -> str:
+        """Remove items; the name of the new version, which is in use when this returns.
+
+        Raises:
+            Problem: an item is not there.
+        """
+        return await self._changed(lambda: self.store.remove(item_ids).name)
+
+    async def _changed(self, change: Callable[[], str]) -> str:
+        try:
+            name = await self._in_pool(change)
+        except CrsearchError as e:
+            full = "sid_space_full" in str(e)
+            raise Problem("conflict", "the catalogue was not changed", hint=FULL if full else REFUSED) from e
+        await self.swap(name)
+        return name
+
+    # -- privacy ------------------------------------------------------------------------------------------------------
+    async def forget(self, user_id: str) -> int:
+        """Drop what is kept in memory of a user, who is a stranger from now on; how many things there were."""
+        self.contexts.forgotten.add(user_id)
+        return self.cache.forget(user_id)
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+    async def _in_pool(self, work: Callable[[], Made]) -> Made:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+
+
+def replace_job(asked: Asked, mode: Any, deadline: float, width: int) -> Job:
+    """A job of a request in another mode."""
+    return Job(index=asked.index, trunk=asked.trunk, mode=mode, width=width, deadline=deadline)
+
+
+def _version_row(about: About, current: str) -> dict[str, Any]:
+    """A catalogue version as the admin page shows it."""
+    return {
+        "name": about.name, "made": about.when, "items": about.items, "added": about.added + about.revived,
+        "removed": about.removed, "replaced": about.replaced, "drift": about.drift, "notes": list(about.notes),
+        "state": "current" if about.name == current else "refused" if about.problem else "kept",
+    }  # fmt: skip
+
+
+def new_id() -> str:
+    """Id of a request."""
+    return uuid.uuid4().hex

@@ -1,0 +1,59 @@
+"""Which rung is taken, from costs that are known."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crsearch.serve.contract import Rung
+from crsearch.serve.ladder import AROUND_MS, MARGIN, Costs, Measured, plan
+
+
+def costs(read: float = 10.0, step: float = 2.0, beam: float = 10.0, thought: float = 20.0) -> Costs:
+    return Costs(Measured(read), Measured(step), Measured(beam), Measured(thought))
+
+
+ANSWER = AROUND_MS + MARGIN * 20
+"""What ``costs()`` need without a thought."""
+THOUGHT = ANSWER + MARGIN * 2 * 20
+
+
+@pytest.mark.parametrize(
+    ("mode", "remaining", "cached", "rung", "degraded"),
+    [
+        ("auto", THOUGHT + 1, False, Rung.FRESH, None),
+        ("auto", THOUGHT - 1, False, Rung.DIRECT, "think_budget"),
+        ("think", THOUGHT - 1, False, Rung.FRESH, None),  # will be cut
+        ("think", ANSWER + 1, False, Rung.DIRECT, "think_budget"),
+        ("auto", ANSWER + 1, True, Rung.CACHED, None),
+        ("fast", THOUGHT + 1, True, Rung.DIRECT, None),
+        ("auto", ANSWER - 1, True, None, "deadline"),
+        ("think", -5.0, False, None, "deadline"),
+    ],
+)
+def test_the_rung_is_the_best_that_keeps_the_deadline(mode, remaining, cached, rung, degraded):
+    found = plan(mode, remaining, costs(), 1, 48, cached=cached)
+    assert (found.rung, found.degraded) == (rung, degraded)
+
+
+def test_a_thought_gets_the_tokens_that_fit_and_no_more_than_the_limit():
+    room = 10 * MARGIN * 2
+    assert plan("think", ANSWER + room + 0.1, costs(), 1, 48, cached=False).think_tokens == 10
+    assert plan("think", ANSWER + 100 * room, costs(), 1, 48, cached=False).think_tokens == 48
+
+
+def test_a_full_batch_costs_more_than_one_request():
+    slower = costs()
+    for n, ms in ((1, 10.0), (16, 100.0)):
+        slower.read.add(n, ms)
+    left = ANSWER + 5
+    assert plan("fast", left, slower, 1, 48, cached=False).rung is Rung.DIRECT
+    assert plan("fast", left, slower, 16, 48, cached=False).rung is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.floats(0.1, 1e3)), min_size=1, max_size=20), st.integers(1, 64))
+def test_a_measured_cost_never_falls_with_the_batch_and_is_never_below_the_cheapest(seen, batch):
+    cost = Measured(5.0)
+    for n, ms in seen:
+        cost.add(n, ms)
+    assert cost(batch) >= min(ms for _, ms in seen)
+    assert cost(batch + 1) >= cost(batch) - 1e-9

@@ -1,0 +1,290 @@
+"""Searches of a served tiny run: rungs, batches, caches, deadlines, failures."""
+
+import asyncio
+import time
+
+import pytest
+
+from crsearch.pipeline.systems import model_searcher
+from crsearch.serve.contract import Answer, Event, Filters, Rung, SearchRequest
+from crsearch.serve.engine import HUNG_SECONDS
+from crsearch.serve.problems import Problem
+
+USER = "u00000"
+
+
+def ask(query: str = "case", **more: object) -> SearchRequest:
+    return SearchRequest.model_validate({"query": query, **more})
+
+
+def ids(answer: Answer) -> list[str]:
+    return [item.id for item in answer.items]
+
+
+def test_a_search_is_what_the_searcher_of_the_run_finds(serving):
+    """Oracle: the systems of the table, asked with the same context."""
+
+    async def work(service):
+        found = {}
+        for mode, evaluated in (("think", "think"), ("fast", "direct")):
+            answer = await service.search(ask(user_id=USER, mode=mode, top_k=5))
+            searcher = model_searcher(service.space, "crs", service.final, evaluated)
+            context = service.contexts.context(ask(user_id=USER), "case")
+            found[mode] = answer, searcher.search([context], 5)[0]
+        return found
+
+    for mode, (answer, expected) in serving(work).items():
+        assert ids(answer) == list(expected.item_ids), mode
+        assert [i.score for i in answer.items] == pytest.approx(list(expected.scores), abs=1e-3)
+        assert [i.rank for i in answer.items] == [1, 2, 3, 4, 5]
+        assert (answer.reasoning is None) == (mode == "fast")
+
+
+def test_a_second_search_reads_the_thought_from_the_cache_and_finds_the_same(serving):
+    async def work(service):
+        service.bundle.model.lm_head.weight.data[service.bundle.close_id] += 0.1  # so that thoughts end by themselves
+        return [await service.search(ask(user_id=USER, mode="think")) for _ in range(2)]
+
+    first, second = serving(work)
+    if first.served_by is Rung.CUT:  # cut thoughts are not kept
+        assert second.served_by is Rung.CUT
+    else:
+        assert (first.served_by, second.served_by) == (Rung.FRESH, Rung.CACHED)
+        assert second.reasoning.cached and second.reasoning.text == first.reasoning.text
+    assert ids(first) == ids(second)
+
+
+def test_alone_and_in_a_batch_the_same_items_come(serving):
+    async def work(service):
+        users = [p.user_id for p in await service.users("", 12)]
+        asked = [ask(user_id=u, mode=mode, top_k=7) for u in users for mode in ("think", "fast")]
+        together = await asyncio.gather(*(service.search(a) for a in asked))
+        sizes = dict(service.engine.decoded)
+        service.cache._kept.clear()
+        alone = [await service.search(a) for a in asked]
+        return together, alone, sizes
+
+    together, alone, sizes = serving(work)
+    assert [ids(a) for a in together] == [ids(a) for a in alone]
+    assert max(sizes) > 1
+
+
+def test_equal_searches_at_the_same_time_are_one(serving):
+    async def work(service):
+        before = sum(service.engine.decoded.values())
+        answers = await asyncio.gather(*(service.search(ask(user_id=USER, mode="think")) for _ in range(100)))
+        return answers, sum(service.engine.decoded.values()) - before
+
+    answers, batches = serving(work)
+    assert batches == 1
+    assert len({a.request_id for a in answers}) == 100
+    assert len({tuple(ids(a)) for a in answers}) == 1
+
+
+def test_a_deadline_too_near_is_answered_without_the_model(serving):
+    async def work(service):
+        for cost in (service.engine.costs.read, service.engine.costs.beam):
+            cost.add(1, 500.0)
+        began = time.monotonic()
+        answer = await service.search(ask("phone case", user_id=USER, mode="think", deadline_ms=100))
+        return answer, time.monotonic() - began
+
+    answer, took = serving(work)
+    assert answer.served_by >= Rung.FUSED
+    assert answer.degraded == ("deadline",)
+    assert answer.items
+    assert took < 1
+
+
+def test_a_model_that_hangs_is_left_behind(serving, monkeypatch):
+    """The answer comes by a lower rung at the deadline; the next thread decodes again."""
+
+    async def work(service):
+        decode, begun = service.engine._decode, time.monotonic()
+
+        def hang(jobs, todo):
+            time.sleep(1.5)
+            return decode(jobs, todo)
+
+        monkeypatch.setattr("crsearch.serve.engine.HUNG_SECONDS", 0.4)
+        service.engine._decode = hang
+        late = await service.search(ask("phone case", deadline_ms=300))
+        waited = time.monotonic() - begun
+        await asyncio.sleep(0.5)
+        service.engine._decode = decode
+        await asyncio.sleep(0.5)
+        return late, waited, await service.search(ask("phone case", deadline_ms=5_000))
+
+    assert HUNG_SECONDS >= 10
+    late, waited, good = serving(work)
+    assert late.degraded == ("model_busy",) and late.items
+    assert waited < 1.0
+    assert good.served_by <= Rung.DIRECT
+
+
+def test_a_model_that_breaks_is_not_ready_and_bm25_answers(serving):
+    async def work(service):
+        broken = service.bundle.model.model.norm.weight
+        good = broken.data.clone()
+        broken.data.fill_(float("nan"))
+        answers = [await service.search(ask(f"phone case {n}", mode="fast")) for n in range(3)]
+        unready = service.ready
+        broken.data.copy_(good)
+        back = await service.search(ask("phone case", mode="fast"))
+        return answers, unready, back, service.ready
+
+    answers, unready, back, ready = serving(work)
+    assert all(a.degraded == ("model_error",) and a.served_by >= Rung.FUSED and a.items for a in answers)
+    assert unready is False
+    assert back.served_by is Rung.DIRECT and ready is True
+
+
+def test_one_request_that_breaks_does_not_take_its_batch_along(serving):
+    async def work(service):
+        decode = service.engine._decode
+
+        def poison(jobs, todo):
+            if any(job.owner == USER for job in jobs):
+                raise ValueError("poison")
+            return decode(jobs, todo)
+
+        service.engine._decode = poison
+        others = [p.user_id for p in await service.users("", 6) if p.user_id != USER]
+        asked = [ask(user_id=u, mode="fast") for u in (USER, *others)]
+        return await asyncio.gather(*(service.search(a) for a in asked))
+
+    poisoned, *rest = serving(work)
+    assert poisoned.degraded == ("model_error",)
+    assert {a.served_by for a in rest} == {Rung.DIRECT}
+
+
+def test_more_than_the_queue_holds_are_refused_with_a_time_to_come_back(serving):
+    async def work(service):
+        users = [p.user_id for p in await service.users("", 20)]
+        found = await asyncio.gather(*(service.search(ask(user_id=u)) for u in users), return_exceptions=True)
+        return found, service.metrics.text().decode()
+
+    found, text = serving(work, queue=2, batch=1)
+    refused = [f for f in found if isinstance(f, Problem)]
+    assert refused and all(p.code == "too_many_requests" and p.retry_after >= 1 for p in refused)
+    assert any(isinstance(f, Answer) for f in found)
+    assert f"crsearch_rejected_total {len(refused)}.0" in text
+
+
+def test_filters_hold_on_every_rung(serving):
+    async def work(service):
+        brand = (await service.facets())["brands"][0]
+        filters = Filters(brands=[brand], price_max=1e6)
+        out = []
+        for mode in ("think", "fast"):
+            out.append(await service.search(ask(user_id=USER, mode=mode, filters=filters.model_dump())))
+        service.engine.costs.read.add(1, 1e6)
+        out.append(await service.search(ask("case", filters=filters.model_dump())))
+        none = await service.search(ask("case", filters={"brands": ["no such brand"]}))
+        return brand, out, none
+
+    brand, answers, none = serving(work)
+    for answer in answers:
+        assert answer.items
+        assert {item.brand for item in answer.items} == {brand}
+    assert none.items == () and none.degraded == ("filters",)
+
+
+def test_an_inline_history_takes_the_place_of_the_stored_one(serving):
+    async def work(service):
+        stored = service.contexts.context(ask(user_id=USER), "case")
+        item = service.index.catalogue[0].item_id
+        events = [Event(query="phone", clicked=[item, "nobody knows this"], skipped=[])]
+        inline = service.contexts.context(ask(user_id=USER, history=[e.model_dump() for e in events]), "case")
+        answer = await service.search(ask(user_id=USER, history=[e.model_dump() for e in events]))
+        return stored, inline, answer
+
+    stored, inline, answer = serving(work)
+    assert inline.profile == stored.profile
+    assert [s.query for s in inline.history] == ["phone"] != [s.query for s in stored.history]
+    assert answer.truncated["unknown_items"] == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "field"),
+    [
+        (ask("  \x00 "), "empty_query", "query"),
+        (ask("case", user_id="nobody"), "not_found", "user_id"),
+        (ask("case", systems=["bm52"]), "unknown_system", "systems"),
+        (ask("case", catalogue="v000099"), "catalogue_gone", "catalogue"),
+        (ask("case", time="yesterday"), "invalid_request", "time"),
+    ],
+)
+def test_what_cannot_be_answered_says_which_field(serving, request_, code, field):
+    async def work(service):
+        with pytest.raises(Problem) as problem:
+            await service.search(request_)
+        return problem.value
+
+    problem = serving(work)
+    assert (problem.code, problem.field) == (code, field)
+    assert problem.hint or code == "empty_query"
+
+
+def test_a_stream_begins_with_results_and_ends_with_the_list_of_the_thought(serving):
+    async def work(service):
+        events = [e async for e in service.stream(ask(user_id=USER, mode="think"))]
+        service.cache._kept.clear()
+        return events, await service.search(ask(user_id=USER, mode="think"))
+
+    events, whole = serving(work)
+    names = [e.name for e in events]
+    assert names[0] == "first" and names[-1] == "final" and set(names[1:-1]) == {"thought"}
+    assert events[0].data.served_by is Rung.DIRECT
+    assert "".join(e.data["text"] for e in events[1:-1]) == whole.reasoning.text
+    assert ids(events[-1].data) == ids(whole)
+
+
+def test_a_reader_who_leaves_frees_the_model(serving):
+    async def work(service):
+        began = time.monotonic()
+        stream = service.stream(ask(user_id=USER, mode="think"))
+        assert (await anext(stream)).name == "first"
+        assert (await anext(stream)).name in ("thought", "final")
+        await stream.aclose()
+        await service.search(ask(mode="fast"))
+        return time.monotonic() - began, service.engine.waiting
+
+    took, waiting = serving(work)
+    assert waiting == 0 and took < 5
+
+
+def test_other_systems_stand_beside(serving):
+    async def work(service):
+        return await service.search(ask("phone case", user_id=USER, systems=["bm25", "popularity"], top_k=4))
+
+    answer = serving(work)
+    assert set(answer.compared) == {"bm25", "popularity"}
+    assert [len(found) for found in answer.compared.values()][1] == 4
+
+
+def test_suggestions_begin_with_what_was_typed_and_the_own_history_comes_first(serving):
+    async def work(service):
+        persona = await service.persona(USER)
+        own = persona.history[-1].query
+        return own, await service.suggest(own[:2], USER), await service.suggest("zzz"), await service.suggest(own[:2])
+
+    own, mine, nothing, everybody = serving(work)
+    assert own in mine and all(s.casefold().startswith(own[:2].casefold()) for s in mine)
+    assert nothing == []
+    assert set(everybody) != set() or mine
+
+
+def test_a_forgotten_user_is_a_stranger(serving):
+    async def work(service):
+        await service.search(ask(user_id=USER, mode="think"))
+        await service.forget(USER)
+        with pytest.raises(Problem, match="no such user"):
+            await service.search(ask(user_id=USER))
+        return (
+            USER in {p.user_id for p in await service.users("", 100)},
+            await service.persona(USER),
+            len(service.cache),
+        )
+
+    assert serving(work) == (False, None, 0)
