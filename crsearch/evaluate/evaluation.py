@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crsearch.errors import ConfigError, DataError
-from crsearch.evaluate.groups import Groups
+from crsearch.evaluate.groups import Groups, load_groups
 from crsearch.evaluate.intervals import Interval, bootstrap_intervals, holm, paired_difference, paired_permutation
 from crsearch.evaluate.metrics import CUTOFFS, REPORTED, PerQuery, check_bounds, metrics_from_ranks
 from crsearch.evaluate.trec import read_qrels, read_run, write_run
@@ -123,6 +123,8 @@ class Evaluation:
     def load(cls, folder: Path, searcher: str) -> "Evaluation":
         """Read what ``save`` wrote. Scores are then those of the run file, and thoughts are gone.
 
+        Labels are those of the folder (``save_groups``) where it has some for all queries, else those that were saved.
+
         Raises:
             DataError: a file is missing, or the two do not belong together.
         """
@@ -133,15 +135,14 @@ class Evaluation:
             raise DataError(f"{path}: no such file; `crsearch evaluate` with --searcher {searcher} writes it")
         table = pl.read_parquet(path)
         targets = dict(zip(table["search_id"], table["target"], strict=True))
+        own = {c.removeprefix("group_"): tuple(table[c]) for c in table.columns if c.startswith("group_")}
         found = cls(
             searcher=searcher,
             targets=targets,
             lists=_lists_of(read_run(folder / f"{searcher}.trec"), targets, folder / f"{searcher}.trec"),
             latency_ms_B=table["latency_ms"].to_numpy(),
             invalid_B=table["invalid"].to_numpy(),
-            groups={
-                name.removeprefix("group_"): tuple(table[name]) for name in table.columns if name.startswith("group_")
-            },
+            groups=load_groups(folder, list(targets)) or own,
         )
         if (found.ranks_B != table["rank"].to_numpy()).any():
             raise DataError(f"{path}: its ranks are not those of {searcher}.trec; evaluate {searcher} again")

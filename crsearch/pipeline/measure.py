@@ -5,11 +5,12 @@ The file holds nothing that depends on the clock, so that a resumed run writes t
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crsearch.evaluate.evaluation import Evaluation, RowMetrics, compare, evaluate
-from crsearch.evaluate.groups import query_groups
+from crsearch.evaluate.groups import Groups, query_groups, save_groups
 from crsearch.evaluate.metrics import REPORTED
 from crsearch.evaluate.trec import write_qrels
 from crsearch.pipeline.systems import FINAL, RUNGS, SYSTEMS, model_searcher
@@ -61,13 +62,15 @@ class Evaluator:
         reasons = {name: SYSTEMS[name].lacks(self.space) for name in self.config.searchers}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def groups(self) -> dict[str, tuple[str, ...]]:
+    @cached_property
+    def groups(self) -> Groups:
         """Labels of the test queries."""
-        from crsearch.searchers.popularity import training_counts
+        from crsearch.searchers.popularity import query_key, training_counts
 
-        truth = self.space.truth
+        truth, counts = self.space.truth, training_counts(self.space.dataset)
         kinds = None if truth is None else dict(zip(truth["search_id"], truth["query_kind"], strict=True))
-        return query_groups(self.examples, training_counts(self.space.dataset).items, kinds)
+        chosen = [counts.queries.get(query_key(e.context.query), {}) for e in self.examples]
+        return query_groups(self.examples, counts.items, kinds, chosen=chosen, items=self.space.dataset.catalogue)
 
     def measure(self, name: str, inputs: object, make: "Any") -> StageRecord:
         """Evaluate one system; TREC and per-query files are its outputs.
@@ -87,7 +90,7 @@ class Evaluator:
                 self.item_ids,
                 exclude_history=self.config.exclude_history,
                 progress=self.space.stages.ticker(f"eval.{name}"),
-                groups=self.groups(),
+                groups=self.groups,
                 batch=self.space.settings.decode.batch,
             )
             done.save(self.folder)
@@ -143,6 +146,10 @@ class Evaluator:
     def write_qrels(self) -> None:
         """The targets of the test queries, for any outside tool."""
         write_qrels(self.folder / "qrels.trec", {e.context.search_id: e.target for e in self.examples})
+
+    def write_groups(self) -> None:
+        """The labels of the test queries, for systems too that an earlier version measured with fewer columns."""
+        save_groups(self.folder, [e.context.search_id for e in self.examples], self.groups)
 
     def load(self, name: str) -> Evaluation:
         """A measured system."""

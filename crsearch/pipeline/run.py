@@ -191,6 +191,7 @@ def choose(learner: Learner, thinking: list[tuple[str, StageRecord]]) -> str:
 def measure(evaluator: Evaluator, made: Trained, crew: Crew) -> None:
     """Evaluate the systems of the settings, and every stage, on the test users."""
     evaluator.write_qrels()
+    evaluator.write_groups()
     crew.wait(made.measured)
     measured = {name: evaluator.measure_stage(name, record) for name, record in made.stages}
     final = dict(made.stages)[made.final]

@@ -18,10 +18,16 @@ COLUMNS = {
     "history": "length of the history (cold: none, medium: 1 to 5 searches, warm: 6 or more)",
     "target": "how often the target was chosen in training (head: the items that together hold half of all choices)",
     "query_kind": "what the query says (full, bare: a word for several categories, brand: a brand only)",
+    "ambiguity": "how many categories training users chose from for the query (clear: in effect fewer than 1.5; "
+    "unseen: nobody chose anything)",
+    "look_alikes": "other items of the target's brand and category at nearly its price (alone: none, few: 1 to 9, "
+    "crowded: 10 or more)",
 }
 """Groupings of the test queries -> what they are by."""
 
-_ORDER = {label: i for i, label in enumerate((*HISTORY, "head", "tail", "full", "bare", "brand"))}
+_LABELS = ("head", "tail", "full", "bare", "brand", "clear", "ambiguous", "unseen", "alone", "few", "crowded")
+
+_ORDER = {label: i for i, label in enumerate((*HISTORY, *_LABELS))}
 
 METRIC = "HR@10"
 """That of the paper's figure 3."""
@@ -31,7 +37,11 @@ DRAWN = len(figures.LOOKS)
 
 
 def group_columns(found: Found) -> list[str]:
-    """Groupings of the test queries in their natural order."""
+    """Groupings that part the test queries, in their natural order."""
+    return [column for column in _all_columns(found) if len(group_labels(found, column)) > 1]
+
+
+def _all_columns(found: Found) -> list[str]:
     columns = {c for groups in found.results.get("groups", {}).values() for c in groups}
     known = list(COLUMNS)
     return sorted(columns, key=lambda c: (known.index(c) if c in known else len(known), c))
@@ -48,10 +58,20 @@ def groups(found: Found) -> Section:
     title, measured = "Groups of queries", found.results.get("groups", {})
     columns = group_columns(found)
     if not columns:
-        return Section("groups", title, [Prose("The run holds no groups of test queries.")])
+        return Section("groups", title, [Prose("The run holds no groups of test queries."), *_alike(found)])
     gains = [_gains(found, columns)] if "crs" in measured else []
     tables = [_table(found, column) for column in columns]
-    return Section("groups", title, [_drawing(found, columns), *gains, *tables])
+    return Section("groups", title, [_drawing(found, columns), *gains, *tables, *_alike(found)])
+
+
+def _alike(found: Found) -> list[Prose]:
+    """Groupings that do not part the queries, in a sentence each."""
+    return [
+        Prose(f"All test queries are in one group ({label}) by {COLUMNS.get(column, column)}, so there is no table.")
+        for column in _all_columns(found)
+        if len(labels := group_labels(found, column)) == 1
+        for label in labels
+    ]
 
 
 def _drawing(found: Found, columns: Sequence[str]) -> Figure:

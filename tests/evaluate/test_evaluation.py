@@ -14,6 +14,7 @@ from crsearch.evaluate.evaluation import (
     evaluate_run_file,
     metrics_over_seeds,
 )
+from crsearch.evaluate.groups import save_groups
 from crsearch.evaluate.trec import write_qrels
 from crsearch.records.types import Context, Example, RankedList, Search
 
@@ -185,6 +186,18 @@ def test_an_evaluation_comes_back_from_its_files(tmp_path):
     assert pl.read_parquet(tmp_path / "crs.parquet").columns == [
         "search_id", "target", "rank", "invalid", "latency_ms", "group_history",
     ]  # fmt: skip
+
+
+def test_labels_of_the_folder_stand_for_those_that_were_saved(tmp_path):
+    """So a system that was measured before there was a grouping has it too."""
+    examples, answers = shop()
+    labels = tuple("cold" if n % 2 else "warm" for n in range(50))
+    evaluate(TableSearcher(answers, "crs"), examples, ITEMS, groups={"history": labels}).save(tmp_path)
+    newer = {"history": labels, "target": labels[::-1]}
+    save_groups(tmp_path, [e.context.search_id for e in examples][::-1], {c: own[::-1] for c, own in newer.items()})
+    assert Evaluation.load(tmp_path, "crs").groups == newer
+    save_groups(tmp_path, ["other"], {"history": ("cold",)})
+    assert Evaluation.load(tmp_path, "crs").groups == {"history": labels}
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):

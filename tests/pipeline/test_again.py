@@ -78,6 +78,16 @@ def test_a_finished_run_resumed_does_nothing(copy):
     assert {f: f.stat().st_mtime_ns for f in copy.rglob("*.safetensors")} == before
 
 
+def test_groupings_that_are_new_come_to_an_old_run_and_nothing_is_measured_again(copy, tiny_run):
+    """An earlier version wrote no labels beside the evaluations, and fewer columns into them."""
+    (copy / "eval" / "groups.parquet").unlink()
+    before = json.loads((copy / "results.json").read_text())
+    assert list(before["groups"]["crs"]) == ["ambiguity", "history", "look_alikes", "query_kind", "target"]
+    assert run_tiny(copy, resume=True).ran == []
+    for name in ("results.json", "eval/groups.parquet"):
+        assert (copy / name).read_bytes() == (tiny_run / name).read_bytes()
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file() and f.name != ".lock"}
 

@@ -17,7 +17,7 @@ from crsearch.records.statistics import statistics
 from crsearch.records.types import Context, Example, RankedList
 from crsearch.runs import RunDirectory, write_atomic, write_json
 from crsearch.searchers.bm25 import Bm25Searcher
-from crsearch.searchers.popularity import PopularitySearcher, training_counts
+from crsearch.searchers.popularity import PopularitySearcher, query_key, training_counts
 from crsearch.sids import item_text, quality, sids_from_embeddings
 
 SYSTEMS = ("crs", "crs-direct", "crs-no-thought", "bm25", "popularity")
@@ -86,8 +86,10 @@ def _answers(folder: Path, shop: Simulation, examples: Sequence[Example]) -> dic
     truth = {row["search_id"]: row for row in shop.truth.iter_rows(named=True)}
     asked = [e.context.search_id for e in examples]
     counts = training_counts(shop.dataset)
-    groups = query_groups(examples, counts.items, {s: truth[s]["query_kind"] for s in asked})
     catalogue, done = shop.dataset.catalogue, {}
+    kinds = {s: truth[s]["query_kind"] for s in asked}
+    chosen = [counts.queries.get(query_key(e.context.query), {}) for e in examples]
+    groups = query_groups(examples, counts.items, kinds, chosen=chosen, items=catalogue)
     best = {s: truth[s]["bayes_items"] for s in asked}
     searchers = [
         *(Listed(name, {s: best[s][turn:] + best[s][:turn] for s in asked}) for name, turn in _TURN.items()),

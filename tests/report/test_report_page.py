@@ -194,6 +194,18 @@ def test_groups_hold_all_test_queries(finished: Path) -> None:
         assert sum(sizes) == found["test_queries"]
 
 
+def test_a_grouping_that_parts_nothing_is_a_sentence(copied: Callable[..., Path]) -> None:
+    folder = copied()
+    found = results(folder)
+    for groups in found["groups"].values():
+        groups["look_alikes"] = {"few": groups["look_alikes"]["few"]}
+    write_json(folder / "results.json", found)
+    write_report(folder)
+    text = section(markdown(folder), "Groups of queries")
+    assert "All test queries are in one group (few) by other items of the target's brand" in text
+    assert "look alikes: few" not in text
+
+
 def test_the_thought_is_weighed_against_both_controls_in_all_queries_and_in_each_kind(finished: Path) -> None:
     rows = tables(section(markdown(finished), "Does the thought pay?"))[0]
     assert rows[0] == ["queries", "number", "crs", "crs-direct", "crs-no-thought", "crs - crs-direct",
@@ -203,7 +215,7 @@ def test_the_thought_is_weighed_against_both_controls_in_all_queries_and_in_each
     for row in rows[2:]:
         column = row[0].split(":")[0]
         sums[column] = sums.get(column, 0) + int(row[1])
-    assert sums == dict.fromkeys(("history", "target", "query kind"), int(rows[1][1]))
+    assert sums == dict.fromkeys(("history", "target", "query kind", "ambiguity", "look alikes"), int(rows[1][1]))
     significance = results(finished)["significance"]["NDCG@10"]["crs-direct"]["difference"]
     assert rows[1][5] == f"+{significance['mean']:.3f} [{significance['low']:.3f}, {significance['high']:.3f}]"
 
