@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import html
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import httpx2
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from crsearch.serve.config import ServeConfig
-from crsearch.serve.contract import Judgement, SearchRequest
+from crsearch.serve.contract import Judgement, SearchRequest, Strict
 from crsearch.serve.parse import parse_json, read_model
 from crsearch.serve.problems import Problem
 from crsearch.serve.protocol import uvicorn_options
@@ -30,6 +31,22 @@ SETTINGS = ServeConfig()
 
 def bearer(name: str) -> dict[str, str]:
     return {"authorization": f"Bearer {KEYS[f'CRSEARCH_{name.upper()}_KEY']}"}
+
+
+class Message(Strict):
+    """A line of a chat."""
+
+    role: str
+    content: str
+
+
+class Chat(Strict):
+    """A chat, as little of it as the corpus needs."""
+
+    model: str = ""
+    user: str = ""
+    n: int = 1
+    messages: list[Message]
 
 
 def small_app(
@@ -55,8 +72,30 @@ def small_app(
         asked = read_model(SearchRequest, parse_json(await request.body(), limits.json_depth))
         query = clean_query(asked.query, limits.query_chars, limits.query_bytes)
         user = asked.user_id and clean_id(asked.user_id, "user_id")
+        if asked.systems:
+            raise Problem("unknown_system", "no such system", hint="see /openapi.json", field="systems")
+        if asked.catalogue is not None:
+            raise Problem("catalogue_gone", "another version is in use", hint="leave it out", field="catalogue")
         note(request, rung="L3", user_id=user, query=query.text)
         return JSONResponse({"items": [], "query": query.text})
+
+    @app.post("/v1/search/stream")
+    @needs("search")
+    async def stream(request: Request) -> Response:
+        asked = read_model(SearchRequest, parse_json(await request.body(), limits.json_depth))
+        clean_query(asked.query, limits.query_chars, limits.query_bytes)
+        return Response("event: final\ndata: {}\n\n", media_type="text/event-stream")
+
+    @app.post("/v1/chat/completions")
+    @needs("search")
+    async def chat(request: Request) -> JSONResponse:
+        asked = read_model(Chat, parse_json(await request.body(), limits.json_depth))
+        return JSONResponse({"messages": len(asked.messages)})
+
+    @app.get("/v1/sids/{prefix:path}")
+    @needs("search")
+    async def sid_tree(prefix: str) -> JSONResponse:
+        raise Problem("not_found", "no such prefix", hint="begin at the root")
 
     @app.post("/v1/feedback")
     @needs("search")
@@ -92,13 +131,18 @@ def small_app(
 
     @app.get("/")
     @needs("search")
-    async def page() -> HTMLResponse:
-        return HTMLResponse("<!doctype html><title>search</title>")
+    async def page(q: str = "") -> HTMLResponse:
+        return HTMLResponse(f'<!doctype html><title>search</title><input name=q value="{html.escape(q)}">')
 
     @app.get("/typed/{number}")
     @needs("search")
     async def typed(number: int) -> JSONResponse:
         return JSONResponse(number)
+
+    @app.get("/openapi.json")
+    @needs("search")
+    async def routes() -> JSONResponse:
+        return JSONResponse(app.openapi())
 
     @app.get("/broken")
     @needs("search")
@@ -138,9 +182,8 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def listening(app: Any, config: ServeConfig = SETTINGS, **options: Any) -> AsyncIterator[int]:
     """The application behind uvicorn on a free port of this machine, which is given."""
-    chosen = {**uvicorn_options(config), "log_level": "critical", **options}
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", **chosen))
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    chosen = {**uvicorn_options(config), "log_level": "critical", "lifespan": "off", **options}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **chosen))
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
