@@ -48,7 +48,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_the_commands_are_these():
     assert list(COMMANDS) == [
-        "demo", "run", "settings", "evaluate", "search", "experiment", "report", "simulate", "import", "check",
+        "demo", "run", "settings", "evaluate", "search", "experiment", "report", "serve", "doctor", "simulate",
+        "import", "check",
     ]  # fmt: skip
 
 

@@ -326,6 +326,35 @@ def serve(
     serve_run(run_folder, config, lambda url: typer.echo(f"serving {run_folder} at {url} (Ctrl-C ends)"))
 
 
+@app.command(short_help="Send hostile requests to a server.")
+def doctor(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Server, e.g. http://127.0.0.1:8000.")],
+    key_env: Annotated[
+        str | None, typer.Option("--key-env", metavar="NAME", help="Environment variable with the key of searches.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="ID", help="A case or a group of them; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a server what breaks servers, and list what it answered wrongly.
+
+    About 9,000 cases: broken JSON, wrong types, control tokens, script, endless bodies, bytes that are no HTTP. Each
+    must be refused or answered in its form, and a good search after each group. Exit code 1 if a case was answered
+    wrongly, 2 if the server cannot be reached. Ask your own servers only.
+    """
+    from crsearch.cli.doctor import show_examination
+    from crsearch.cli.progress import working
+    from crsearch.serve.doctor import examine
+
+    key = os.environ.get(key_env, "") if key_env else None
+    if key == "":
+        raise ConfigError(f"doctor --key-env {key_env}: the variable is empty or not set")
+    with working(f"examining {url}"):
+        found = examine(url, key, only or ())
+    raise typer.Exit(show_examination(found, url, as_json=as_json))
+
+
 # -- data -------------------------------------------------------------------------------------------------------------
 @app.command(short_help="Write the records of a simulated shop.")
 def simulate(
