@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -27,6 +28,7 @@ MAX_DIGITS = 19
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """A JSON string, or one without end up to the end: it matches at every quote, so that the scan is linear."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -99,14 +101,9 @@ def _refuse(message: str, hint: str) -> NoReturn:
 
 def _check_depth(body: bytes, depth: int) -> None:
     """Refuse nesting beyond ``depth`` before anything recursive sees it."""
-    level = 0
-    for bracket in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
-        if bracket in b"[{":
-            level += 1
-            if level > depth:
-                _refuse(f"the body is nested more than {depth} deep", "send a flatter object")
-        else:
-            level -= 1
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    if max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > depth:
+        _refuse(f"the body is nested more than {depth} deep", "send a flatter object")
 
 
 def _not_finite(_: str) -> NoReturn:

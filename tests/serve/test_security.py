@@ -76,7 +76,8 @@ def test_a_wrong_method_is_told_the_right_ones(app):
     assert ask(app, "GET", "/v1/search").headers["allow"] == "POST"
 
 
-def test_what_broke_is_logged_by_place_without_its_message(app, caplog):
+def test_what_broke_is_logged_by_place_without_its_message(app, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("crsearch.serve"), "disabled", False)  # import-linter disables all loggers
     with caplog.at_level(logging.ERROR, "crsearch.serve"):
         response = ask(app, "GET", "/broken")
     assert "RuntimeError" in caplog.text and "small_front.py" in caplog.text and "CANARY" not in caplog.text
