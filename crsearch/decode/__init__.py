@@ -5,9 +5,11 @@ Works with any Hugging Face causal model (and T5-type models); knows nothing of 
     trie = Trie.from_tokens(tokens_NL)                       # one row of vocabulary ids per item
     rows_BK, scores_BK = beam_search(model, prompts, trie)   # prompts: lists of token ids
     ranked = think_then_rank(model, prompts, trie, close_id=close_id)   # prompts end with the opening tag
+    beam_search(model, prompts, trie, store=PrefixStore(2**26))   # in later calls, only what is new in a prompt is read
 """
 
 from crsearch.decode.beam import beam_search
+from crsearch.decode.store import PrefixStore, StoreStats
 from crsearch.decode.thoughts import (
     RankedThoughts,
     Thoughts,
@@ -20,7 +22,9 @@ from crsearch.decode.thoughts import (
 from crsearch.decode.trie import Trie, TrieMask
 
 __all__ = [
+    "PrefixStore",
     "RankedThoughts",
+    "StoreStats",
     "Thoughts",
     "Trie",
     "TrieMask",

@@ -8,7 +8,7 @@ Source: cascade/tree attention; layout: this project.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,9 +25,13 @@ from crsearch.errors import ModelError
 NAME = "crsearch_tree"
 """Name of the attention function in transformers' table."""
 
-_ACTIVE: ContextVar["TreeCache | None"] = ContextVar("crsearch_tree_cache", default=None)
+BLOCK = 16
+"""Tokens of a block in which keys and values of prompts are kept."""
+
+_ACTIVE: ContextVar["TreeCache | PackedRead | None"] = ContextVar("crsearch_tree_cache", default=None)
 _SWITCH = threading.RLock()
-_BLOCK = 64
+_QUERIES = 64
+"""Queries that causal attention on a CPU takes at once."""
 
 
 class PromptRead(Exception):
@@ -141,22 +145,108 @@ class TreeCache:
         return out.reshape(B, Hq, R, -1)
 
 
-def causal_attention(query_BHTD: Tensor, key_BhTD: Tensor, value_BhTD: Tensor, scaling: float) -> Tensor:
-    """Each token attends to itself and those before it; query heads are a multiple of key heads."""
-    gqa, T = query_BHTD.shape[1] != key_BhTD.shape[1], query_BHTD.shape[2]
-    if query_BHTD.device.type != "cpu" or T <= _BLOCK:
+class PackedRead:
+    """Reads the rest of prompts whose beginnings are held; stands in for ``transformers.Cache`` meanwhile.
+
+    What is new of all prompts stands in one row of M tokens, prompt after prompt, without padding. Each token attends
+    to those before it in its prompt. Fills ``prompt``, as a `TreeCache` does.
+    """
+
+    is_compileable = False
+
+    def __init__(
+        self, held: Sequence[Sequence[UInt8[Tensor, " X"]]], lengths_B: Int64[Tensor, " B"], layers: int
+    ) -> None:
+        """Take the beginnings.
+
+        Args:
+            held: first blocks of each prompt: keys (``H T D``) and values of layer after layer, as bytes.
+            lengths_B: tokens of each prompt; longer than what is held of it, or 0.
+            layers: layers of the model.
+        """
+        self.layers, self.lengths, device = layers, lengths_B.tolist(), lengths_B.device
+        self.held = [len(blocks) * BLOCK for blocks in held]
+        self.prompt: list[Segment] = []
+        blocks = [kv_X for group in held for kv_X in group]
+        self.kv_NX = torch.stack(blocks) if blocks else None
+        self.taken = 0
+
+        def places(begin: Sequence[int], end: Sequence[int]) -> Int64[Tensor, "2 n"]:
+            spans = enumerate(zip(begin, end, strict=True))
+            pairs = [(b, i) for b, (first, last) in spans for i in range(first, last)]
+            return torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2).T
+
+        self.block_at = places([0] * len(held), [len(blocks) for blocks in held])
+        self.new_at = places(self.held, self.lengths)
+
+    @property
+    def position_M(self) -> Int64[Tensor, " M"]:
+        """Place of each new token in its prompt."""
+        return self.new_at[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Longest text held."""
+        return max(self.lengths)
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Store the keys and values of the new tokens behind those held; called by every attention layer."""
+        self.prompt.append(Segment(self._joined(key), self._joined(value)))
+        if len(self.prompt) == self.layers:
+            raise PromptRead
+        return key, value
+
+    def attend(self, layer_idx: int, query_1HMD: Tensor, scaling: float) -> Tensor:
+        """Attention of the new tokens, prompt by prompt."""
+        prompt, out, at = self.prompt[layer_idx], [], 0
+        for b, (held, length) in enumerate(zip(self.held, self.lengths, strict=True)):
+            query = query_1HMD[:, :, at : at + length - held]
+            at += length - held
+            key, value = prompt.key[b : b + 1, :, :length], prompt.value[b : b + 1, :, :length]
+            if held < length:
+                out.append(causal_attention(query, key, value, scaling))
+        return torch.cat(out, dim=2)
+
+    def _joined(self, new_1HMD: Tensor) -> Float[Tensor, "B H T D"]:
+        """Held and new tokens of all prompts in their places; the next layer's share of the blocks is taken."""
+        _, H, _, D = new_1HMD.shape
+        longest = max(self.lengths)
+        blocks = new_1HMD.new_zeros(len(self.lengths), H, -(-longest // BLOCK), BLOCK, D)
+        if self.kv_NX is not None:
+            share = self.kv_NX[:, self.taken : self.taken + H * BLOCK * D * new_1HMD.itemsize]
+            self.taken += share.shape[1]
+            row, block = self.block_at
+            blocks[row, :, block] = share.view(new_1HMD.dtype).unflatten(1, (H, BLOCK, D))
+        tokens = blocks.flatten(2, 3)
+        row, place = self.new_at
+        tokens[row, :, place] = new_1HMD[0].transpose(0, 1)
+        return tokens[:, :, :longest]
+
+
+def causal_attention(query_BHTD: Tensor, key_BhSD: Tensor, value_BhSD: Tensor, scaling: float) -> Tensor:
+    """Each token attends to itself and those before it; query heads are a multiple of key heads.
+
+    The queries are those of the last T of S tokens.
+    """
+    gqa, T = query_BHTD.shape[1] != key_BhSD.shape[1], query_BHTD.shape[2]
+    before, on_cpu = key_BhSD.shape[2] - T, query_BHTD.device.type == "cpu"
+    if not before and (not on_cpu or T <= _QUERIES):
         return F.scaled_dot_product_attention(
-            query_BHTD, key_BhTD, value_BhTD, is_causal=True, scale=scaling, enable_gqa=gqa
+            query_BHTD, key_BhSD, value_BhSD, is_causal=True, scale=scaling, enable_gqa=gqa
         )
     # torch's CPU kernel computes the hidden half too; in blocks of queries only the visible keys are touched
-    place = torch.arange(_BLOCK)
+    size = min(T, _QUERIES) if on_cpu else T
+    place = torch.arange(size, device=query_BHTD.device)
     diagonal = _bias(place > place[:, None]).to(query_BHTD.dtype)
-    bias = F.pad(diagonal, (T, 0))  # zeros for the keys before the block
+    bias = F.pad(diagonal, (before + T, 0))  # zeros for the keys before the block
     blocks = []
-    for a in range(0, T, _BLOCK):
-        n = min(_BLOCK, T - a)
-        query, key, value = query_BHTD[:, :, a : a + n], key_BhTD[:, :, : a + n], value_BhTD[:, :, : a + n]
-        seen = bias[:n, T - a : T + n]
+    for a in range(0, T, size):
+        n = min(size, T - a)
+        query, key, value = (
+            query_BHTD[:, :, a : a + n],
+            key_BhSD[:, :, : before + a + n],
+            value_BhSD[:, :, : before + a + n],
+        )
+        seen = bias[:n, T - a : before + T + n]
         blocks.append(F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling, enable_gqa=gqa))
     return torch.cat(blocks, dim=2)
 
@@ -202,7 +292,7 @@ def _tree_attention(
             f"{cache.get_seq_length()}: pass cache=False"
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if cache.reads_prompt:
+    if isinstance(cache, TreeCache) and cache.reads_prompt:
         out = causal_attention(query, key, value, scaling)
     else:
         out = cache.attend(int(module.layer_idx), query, scaling)  # type: ignore[arg-type]
@@ -244,7 +334,7 @@ def attention_of(model: nn.Module, name: str, function: Callable[..., tuple[Tens
 
 
 @contextmanager
-def reading(cache: TreeCache) -> Iterator[None]:
+def reading(cache: TreeCache | PackedRead) -> Iterator[None]:
     """Forward passes within read and write this cache."""
     token = _ACTIVE.set(cache)
     try:

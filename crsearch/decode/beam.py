@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from crsearch.decode.prefix import Prompt, Stepper, check_prompts, decoding, stepper
+from crsearch.decode.store import Owners, PrefixStore, per_owner
 from crsearch.decode.trie import DeviceLevels, Trie, TrieMask
 from crsearch.errors import ConfigError, DataError, ModelError
 
@@ -29,6 +30,8 @@ def beam_search(
     normalise: Normalise = "full",
     batch: int = 32,
     cache: bool = True,
+    store: PrefixStore | None = None,
+    owners: Owners = None,
 ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]]:
     """Rank the items of a trie by the probability that the model writes their SID after the prompt.
 
@@ -48,20 +51,25 @@ def beam_search(
             children of the prefix, so that the items of an unfiltered trie sum to 1.
         batch: prompts read together; results do not depend on it.
         cache: False = read everything anew at each step (any causal model; slow).
+        store: keys and values of earlier prompts; only what is new in a prompt is read. Same results.
+        owners: whose prompts they are, for ``PrefixStore.forget``: one for all, or one per prompt.
 
     Returns:
         Rows of the trie, best first, and their log-probabilities (float32). Ties: the smaller row first (between
         prefixes the smaller token ids). Where fewer than ``width`` items were reached: row -1, score -inf.
 
     Raises:
-        DataError: an empty prompt; ids beside embeddings; a mask of another state of the trie, or not one per prompt.
-        ModelError: the model cannot share a prefix, or its logits are not numbers.
-        ConfigError: width below 1.
+        DataError: an empty prompt; ids beside embeddings; a mask of another state of the trie, or not one per prompt;
+            not one owner per prompt.
+        ModelError: the model cannot share or keep a prefix, or its logits are not numbers.
+        ConfigError: width below 1; a store without a cache.
     """
     if width < 1 or batch < 1:
         raise ConfigError(f"width = {width}, batch = {batch}: both are at least 1")
+    if store is not None and not cache:
+        raise ConfigError("a store with cache=False: what reads everything anew can keep nothing; drop one of the two")
     check_prompts(prompts)
-    masks = per_prompt(mask, len(prompts), trie)
+    masks, owner_of = per_prompt(mask, len(prompts), trie), per_owner(owners, len(prompts))
     rows = torch.full((len(prompts), width), -1)
     scores = torch.full((len(prompts), width), -torch.inf)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -69,7 +77,7 @@ def beam_search(
     with decoding(model, cache):
         for at in range(0, len(prompts), batch):
             part = by_length[at : at + batch]
-            source = stepper(model, [prompts[i] for i in part], slots, cache)
+            source = stepper(model, [prompts[i] for i in part], slots, cache, store, [owner_of[i] for i in part])
             rows[part], scores[part] = (
                 x.cpu() for x in search(source, trie, width, [masks[i] for i in part], normalise)
             )

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from crsearch.decode.attention import PromptRead, TreeCache, reading, tree_attention
+from crsearch.decode.attention import PackedRead, PromptRead, TreeCache, reading, tree_attention
+from crsearch.decode.store import Held, Owners, PrefixStore, per_owner
 from crsearch.errors import DataError, ModelError
 
 Prompt = Sequence[int] | Float[Tensor, "_ _"]
@@ -99,7 +100,15 @@ class PrefixTree:
     All tokens of a prompt but the last are its shared segment; the last one is the first token of every branch.
     """
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Prompt], group: int, slots: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Prompt],
+        group: int,
+        slots: int,
+        store: PrefixStore | None = None,
+        owners: Owners = None,
+    ) -> None:
         """Read the prompts; all within `decoding`.
 
         Args:
@@ -107,24 +116,43 @@ class PrefixTree:
             prompts: token ids (or input embeddings) of each context.
             group: branches per context (G).
             slots: most tokens a branch will hold, those of all its rows counted, its first one too.
+            store: where keys and values of earlier prompts lie, and these are kept; embeddings are always read.
+            owners: whose prompts they are, for the store.
         """
         self.model, self.group = model, group
         layers = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
-        text_BT, lengths_B = padded([p[:-1] for p in prompts], device_of(model))
+        device = device_of(model)
+        lengths_B = torch.tensor([len(p) - 1 for p in prompts], device=device)
         self.cache = TreeCache(lengths_B, layers, group, slots)
-        if text_BT.shape[1]:
-            with reading(self.cache):
-                position = torch.arange(text_BT.shape[1], device=text_BT.device)[None]
-                with suppress(PromptRead):
-                    model(**reads(text_BT), position_ids=position, past_key_values=self.cache, use_cache=True)
-            if self.cache.reads_prompt:
-                raise ModelError(
-                    f"{type(model).__name__}: {len(self.cache.prompt)} of {layers} layers keep keys and values: pass "
-                    "cache=False (slower)"
-                )
-        last_B1, _ = padded([p[-1:] for p in prompts], text_BT.device)
+        if self.cache.reads_prompt:
+            texts = [p[:-1] for p in prompts]
+            if store is None or is_embedded(texts[0]):
+                self._read(padded(texts, device)[0], torch.arange(self.cache.longest, device=device)[None], self.cache)
+            else:
+                held = [store.find(model, t, o) for t, o in zip(texts, per_owner(owners, len(texts)), strict=True)]
+                self._read_rest(held, store)
+        last_B1, _ = padded([p[-1:] for p in prompts], device)
         self.first_BG1 = last_B1[:, None].expand(-1, group, *last_B1.shape[1:])
-        self.paths_BGMS = torch.zeros(len(prompts), group, 1, slots, dtype=torch.bool, device=text_BT.device)
+        self.paths_BGMS = torch.zeros(len(prompts), group, 1, slots, dtype=torch.bool, device=device)
+
+    def _read_rest(self, held: Sequence[Held], store: PrefixStore) -> None:
+        """Read what the store does not hold of the prompts, and keep it there."""
+        reader = PackedRead([h.blocks for h in held], self.cache.lengths_B, self.cache.layers)
+        rest = [h.tokens[n:] for h, n in zip(held, reader.held, strict=True)]
+        text_M = torch.tensor([t for tokens in rest for t in tokens], device=reader.position_M.device)
+        self._read(text_M[None], reader.position_M[None], reader)
+        self.cache.prompt = reader.prompt
+        for row, found in enumerate(held):
+            store.keep(found, reader.prompt, row)
+
+    def _read(self, text: Shaped[Tensor, "B T *D"], position_BT: Tensor, into: TreeCache | PackedRead) -> None:
+        with reading(into), suppress(PromptRead):
+            self.model(**reads(text), position_ids=position_BT, past_key_values=into, use_cache=True)
+        if len(into.prompt) < into.layers:
+            raise ModelError(
+                f"{type(self.model).__name__}: {len(into.prompt)} of {into.layers} layers keep keys and values: pass "
+                "cache=False (slower)"
+            )
 
     def extend(
         self, tokens_BGM: Shaped[Tensor, "B G M *D"], parents_BGM: Int64[Tensor, "B G M"] | None = None
@@ -243,8 +271,21 @@ class EncoderRows(_Rows):
         return logits.view(n, M, -1).float()
 
 
-def stepper(model: nn.Module, prompts: Sequence[Prompt], slots: int, cache: bool) -> Stepper:
-    """The way that fits the model."""
+def stepper(
+    model: nn.Module,
+    prompts: Sequence[Prompt],
+    slots: int,
+    cache: bool,
+    store: PrefixStore | None = None,
+    owners: Owners = None,
+) -> Stepper:
+    """The way that fits the model.
+
+    Raises:
+        ModelError: a store for a model without shared prefixes.
+    """
     if _is_encoder_decoder(model):
+        if store is not None:
+            raise ModelError(f"{type(model).__name__}: an encoder-decoder has no prefix to keep: pass store=None")
         return EncoderRows(model, prompts)
-    return PrefixTree(model, prompts, group=1, slots=slots) if cache else Recompute(model, prompts)
+    return PrefixTree(model, prompts, 1, slots, store, owners) if cache else Recompute(model, prompts)

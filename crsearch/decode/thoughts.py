@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from crsearch.decode.beam import Masks, Normalise, Prompts, beam_search, best, per_prompt, search
 from crsearch.decode.prefix import PrefixTree, check_prompts, decoding
+from crsearch.decode.store import Owners, PrefixStore, per_owner
 from crsearch.decode.trie import Trie
 from crsearch.errors import ConfigError, DataError
 
@@ -97,11 +98,13 @@ def sample_thoughts(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
     watch: Watch | None = None,
+    store: PrefixStore | None = None,
+    owners: Owners = None,
 ) -> Thoughts:
     """Let the model reason after each prompt; the arguments are those of `think_then_rank`."""
     with decoding(model):
         _, thoughts = _think(
-            model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, watch, room=0
+            model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, watch, store, owners, 0
         )
     return thoughts
 
@@ -121,6 +124,8 @@ def think_then_rank(
     watch: Watch | None = None,
     mask: Masks = None,
     normalise: Normalise = "full",
+    store: PrefixStore | None = None,
+    owners: Owners = None,
 ) -> RankedThoughts:
     """Reason after each prompt, then rank the items of a trie after each thought.
 
@@ -143,10 +148,13 @@ def think_then_rank(
         watch: told each token as it is written; may close thoughts by force, as if ``max_tokens`` had been reached.
         mask: as in `beam_search`.
         normalise: as in `beam_search`.
+        store: as in `beam_search`; keeps prompts, not thoughts.
+        owners: as in `beam_search`.
 
     Raises:
         ConfigError: an argument out of range, the closing tag forbidden, or sampling without a generator.
-        DataError: an empty prompt; a mask that does not fit, also one of the watch; not one ``max_tokens`` per prompt.
+        DataError: an empty prompt; a mask that does not fit, also one of the watch; not one ``max_tokens`` or owner per
+            prompt.
     """
     if width < 1:
         raise ConfigError(f"width = {width}: at least 1")
@@ -154,7 +162,18 @@ def think_then_rank(
     with decoding(model):
         room = width * (trie.depth - 1)
         source, thoughts = _think(
-            model, prompts, close_id, group_size, max_tokens, forbidden, temperature, generator, watch, room
+            model,
+            prompts,
+            close_id,
+            group_size,
+            max_tokens,
+            forbidden,
+            temperature,
+            generator,
+            watch,
+            store,
+            owners,
+            room,
         )
         if source is None:
             rows = torch.full((0, group_size, width), -1)
@@ -174,8 +193,12 @@ def rank_thoughts(
     width: int = 10,
     mask: Masks = None,
     normalise: Normalise = "full",
+    store: PrefixStore | None = None,
+    owners: Owners = None,
 ) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]]:
     """Rank after thoughts that someone else wrote (a teacher, a user who edits one): one per prompt.
+
+    The other arguments are those of `think_then_rank`; a store keeps the thoughts too.
 
     Raises:
         DataError: not one thought per prompt.
@@ -183,7 +206,7 @@ def rank_thoughts(
     if len(prompts) != len(thoughts):
         raise DataError(f"{len(thoughts)} thoughts for {len(prompts)} prompts: give one per prompt")
     texts = [[*p, *t, close_id] for p, t in zip(prompts, thoughts, strict=True)]
-    return beam_search(model, texts, trie, width, mask=mask, normalise=normalise)
+    return beam_search(model, texts, trie, width, mask=mask, normalise=normalise, store=store, owners=owners)
 
 
 def fuse_thoughts(
@@ -230,6 +253,8 @@ def _think(
     temperature: float,
     generator: torch.Generator | None,
     watch: Watch | None,
+    store: PrefixStore | None,
+    owners: Owners,
     room: int,
 ) -> tuple[_Grown | None, Thoughts]:
     """Sample all thoughts and read their closing tags; ``room`` slots per branch stay free for beams."""
@@ -247,6 +272,7 @@ def _think(
     if temperature > 0 and generator is None:
         raise ConfigError(f"temperature = {temperature} needs a torch.Generator: seeds are passed in, never global")
     check_prompts(prompts)
+    owner_of = per_owner(owners, len(prompts))
     B, G, T = len(prompts), group_size, max(limits, default=0)
     if not B:
         return None, Thoughts(
@@ -258,7 +284,7 @@ def _think(
         for random_GT, n in zip(random_BGT, limits, strict=True):
             random_GT[:, :n] = torch.rand(G, n, generator=generator, device=generator.device, dtype=torch.float64)
     # 2) all thoughts in step, finished ones left out
-    tree = PrefixTree(model, prompts, group=G, slots=T + 2 + room)
+    tree = PrefixTree(model, prompts, G, T + 2 + room, store, owner_of)
     logits_BGV = tree.start().unflatten(0, (B, G))[:, :, 0]
     device, V = logits_BGV.device, logits_BGV.shape[-1]
     random_BGT = random_BGT.to(device)
