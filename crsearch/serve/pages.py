@@ -1,0 +1,599 @@
+"""The search page and the admin page: rendered here, made livelier by one script, whole without it.
+
+Everything shown is foreign text: templates escape it, ``shown`` takes out what acts instead of being seen. The pages
+ask nothing of other hosts, hold no inline script or style, and need no cookie: what a user chose is in the address
+(``state.State``), an API key stays in the tab.
+
+With keys set, a page without a valid key answers 401 with a form that asks for it and holds no data; the script then
+asks for the same address with the key.
+
+Source: details: this project.
+"""
+
+import asyncio
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from crsearch.report.render import shown
+from crsearch.serve import charts
+from crsearch.serve.config import ServeConfig
+from crsearch.serve.contract import Answer, Found, Persona, Rung, SearchRequest, SidNode
+from crsearch.serve.keys import Keys, needs
+from crsearch.serve.problems import Problem
+from crsearch.serve.state import MODES, MOST_BESIDE, SIZES, State, language
+from crsearch.serve.words import LANGUAGES, WORDS
+
+log = logging.getLogger(__name__)
+
+STATIC: Mapping[str, str] = {
+    "app.js": "text/javascript; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+"""Files below ``/static/`` and their types; there are no others."""
+
+PERSONAS = 6
+"""Users offered on the page."""
+LONGEST_TITLE = 512
+"""Characters of a title that are shown."""
+MOST_FACETS = 200
+"""Brands and categories that can be ticked; others can stand in the address."""
+MOST_CHILDREN = 24
+"""Codes of a layer of the tree that are shown at once."""
+MOST_REASONS, MOST_WORDS = 4, 8
+"""Reasons of a card, words of a reason."""
+PARTS = ("queue", "prompt", "think", "beam", "hydrate")
+"""Parts of an answer's time, in order."""
+LEXICAL = ("bm25", "tfidf")
+"""Systems that rank by words alone, the preferred first."""
+
+
+@runtime_checkable
+class PageService(Protocol):
+    """What the pages ask of the service."""
+
+    async def search(self, request: SearchRequest) -> Answer:
+        """One answer; raises ``Problem`` where there is none."""
+        ...
+
+    async def users(self, prefix: str = "", limit: int = 20) -> Sequence[Persona]:
+        """Users whose id begins with ``prefix``, without their history."""
+        ...
+
+    async def persona(self, user_id: str) -> Persona | None:
+        """A user with the history; none = unknown."""
+        ...
+
+    async def item(self, item_id: str) -> Mapping[str, Any] | None:
+        """An item; at least ``title``."""
+        ...
+
+    async def suggest(self, prefix: str, user_id: str | None, limit: int) -> Sequence[str]:
+        """Queries that begin with ``prefix``, the likeliest first."""
+        ...
+
+    async def sids(self, prefix: Sequence[str]) -> SidNode | None:
+        """A node of the tree, tokens as in ``Found.sid`` (``<a_15>``); () = the root, none = there is no such node."""
+        ...
+
+    async def facets(self) -> Mapping[str, Any]:
+        """``brands`` and ``categories``: lists of names, the most frequent first; ``price``: [least, most]."""
+        ...
+
+    async def systems(self) -> Mapping[str, str]:
+        """Systems that can stand beside the answer -> what they are."""
+        ...
+
+    async def admin(self) -> Mapping[str, Any]:
+        """What the admin page shows, as JSON values; ``GET /v1/admin/status`` answers the same.
+
+        A part that is not known is left out, or its figures are None; the page says "–".
+
+        * ``health``: ``ready`` (bool), ``state`` (a word), ``uptime_s``, ``checks`` [{``name``, ``ok``, ``note``}]
+        * ``about``: name -> text, such as the run, the model, versions
+        * ``catalogue``: ``current``, ``previous`` (what a rollback goes to, or None), ``versions`` [{``name``, ``made``
+          (ISO 8601), ``items``, ``added``, ``removed``, ``drift`` (quantisation error of new ÷ old items), ``canary``
+          (share of trial queries with an answer), ``state`` (``current`` | ``kept`` | ``refused``)}], newest first
+        * ``sids``: ``layers``, ``items``, ``prefixes`` (distinct, all layers but the last), ``collisions`` (items whose
+          deduplication code is not 0), ``full`` (prefixes without a free code), ``spare`` (free codes in all),
+          ``buckets`` [{``token``, ``items``, ``prefixes``, ``collisions``, ``full``}] of the first layer, ``dedup``
+          (items per deduplication code)
+        * ``rungs``: [{``rung`` (``L0``...), ``hr10``, ``ndcg10``, ``p50_ms``, ``p99_ms``, ``answers``}]
+        * ``metrics``: ``requests``, ``per_second``, ``p50_ms``, ``p95_ms``, ``p99_ms``, ``queue``, ``rejected``,
+          ``thought_cache`` and ``prefix_cache`` (share of hits), ``invalid_sids``, ``parts`` {part: {``p50_ms``,
+          ``p99_ms``}}, ``problems`` {code: count}
+        * ``slow``: [{``query`` (hashed), ``ms``, ``rung``, ``items``}], slow or empty answers, newest first
+        * ``curves``: [{``title``, ``x``, ``y``, ``lines`` [{``name``, ``points`` [[x, y], ...]}]}] of the training run
+        """
+        ...
+
+
+# -- the routes -------------------------------------------------------------------------------------------------------
+def pages_router(service: PageService, config: ServeConfig) -> APIRouter:
+    """``/``, ``/admin`` and ``/static/``; open, since a page without the key of its scope holds no data.
+
+    Args:
+        service: answers.
+        config: settings of the server.
+
+    Raises:
+        ConfigError: a key is unusable.
+    """
+    router = APIRouter(include_in_schema=False)
+    keys = Keys.from_environment(config.keys, os.environ)
+
+    def may(request: Request, need: Literal["search", "admin"]) -> bool:
+        return need in keys.scopes(request.headers.getlist("authorization"))
+
+    @router.api_route("/", methods=["GET", "HEAD"])
+    @needs("open")
+    async def search_page(request: Request) -> Response:
+        view = View.of(request, config)
+        if not may(request, "search"):
+            return _locked(view)
+        return _page(view, "search.html.jinja", **await search_view(view, service))
+
+    @router.api_route("/admin", methods=["GET", "HEAD"])
+    @needs("open")
+    async def admin_page(request: Request) -> Response:
+        view = View.of(request, config)
+        if not may(request, "admin"):
+            return _locked(view)
+        return _page(view, "admin.html.jinja", **admin_view(await service.admin()))
+
+    @router.api_route("/static/{name}", methods=["GET", "HEAD"])
+    @needs("open")
+    async def static(request: Request, name: str) -> Response:
+        if name not in STATIC:
+            raise Problem("not_found", "there is no such file")
+        packed = "gzip" in request.headers.get("accept-encoding", "")
+        lasting = request.query_params.get("v") == _version(name)
+        return Response(
+            _file(name, packed),
+            media_type=STATIC[name],
+            headers={
+                "Vary": "Accept-Encoding",
+                "Cache-Control": "public, max-age=31536000, immutable" if lasting else "no-cache",
+                **({"Content-Encoding": "gzip"} if packed else {}),
+            },
+        )
+
+    return router
+
+
+@dataclass(slots=True)
+class View:
+    """A page that is being made."""
+
+    state: State
+    lang: str
+    config: ServeConfig
+    packed: bool
+    """The browser takes gzip."""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: Request, config: ServeConfig) -> "View":
+        """The page that a request asks for."""
+        state = State.read(request.query_params.multi_items())
+        lang = language(state.lang, request.headers.get("accept-language", ""), LANGUAGES)
+        return cls(state, lang, config, "gzip" in request.headers.get("accept-encoding", ""))
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """The words of the page's language."""
+        return WORDS[self.lang]
+
+
+def _locked(view: View) -> Response:
+    view.status = 401
+    view.headers["WWW-Authenticate"] = "Bearer"
+    return _page(view, "locked.html.jinja")
+
+
+def _page(view: View, template: str, **values: Any) -> Response:
+    other = next(lang for lang in LANGUAGES if lang != view.lang)
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            t=view.words,
+            tag=LANGUAGES[view.lang],
+            lang=view.lang,
+            other=other,
+            other_tag=LANGUAGES[other],
+            state=view.state,
+            static={name: f"/static/{name}?v={_version(name)}" for name in STATIC},
+            script_words=json.dumps(view.words, ensure_ascii=False),
+            deadline_ms=view.config.deadline_ms,
+            **values,
+        )
+    )
+    body = text.encode("utf-8", "replace")
+    headers = {"Vary": "Accept-Encoding, Accept-Language", "Cache-Control": "no-store", **view.headers}
+    if view.packed:
+        body, headers["Content-Encoding"] = gzip.compress(body, 6, mtime=0), "gzip"
+    return Response(body, view.status, headers, "text/html; charset=utf-8")
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("crsearch.serve"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(shown=shown, marked=marked, price=price, day=day, number=number, code=code, fill=fill)
+    return made
+
+
+@cache
+def _file(name: str, packed: bool) -> bytes:
+    body = resources.files("crsearch.serve").joinpath("static", name).read_bytes()
+    return gzip.compress(body, 9, mtime=0) if packed else body
+
+
+@cache
+def _version(name: str) -> str:
+    return hashlib.sha256(_file(name, False)).hexdigest()[:12]
+
+
+# -- the search page --------------------------------------------------------------------------------------------------
+async def search_view(view: View, service: PageService) -> dict[str, Any]:
+    """Everything that the search page shows for a state."""
+    state = view.state
+    users, persona, facets, systems = await asyncio.gather(
+        service.users("", PERSONAS),
+        service.persona(state.user) if state.user else _nothing(),
+        service.facets(),
+        service.systems(),
+    )
+    known = replace(state, user=state.user if persona else "")
+    answer, refusal = await _searched(view, service, known, persona)
+    added = [(query, item_id, await _title(service, item_id)) for query, item_id in state.added]
+    events = {item_id: place for place, event in enumerate(persona.history if persona else ())
+              for item_id, _ in (*event.clicked, *event.skipped)}  # fmt: skip
+    return {
+        "users": with_chosen(users, persona),
+        "persona": persona,
+        "persona_json": "" if persona is None else _json(persona),
+        "unknown": bool(state.user) and persona is None,
+        "added": added,
+        "facets": {
+            "brands": _with(facets["brands"], state.brands),
+            "categories": _with(facets["categories"], state.categories),
+            "price": facets["price"],
+        },
+        "systems": {name: systems[name] for name in (*state.systems, *systems) if name in systems},
+        "lexical": next((name for name in LEXICAL if name in systems), ""),
+        "most_beside": MOST_BESIDE,
+        "modes": MODES,
+        "sizes": sorted({*SIZES, state.k}),
+        "answer": answer,
+        "answer_json": "" if answer is None else _json(answer),
+        "refusal": refusal,
+        "cards": [] if answer is None else [card(found, persona, events, added) for found in answer.items],
+        "columns": [] if answer is None else columns(answer),
+        "bar": [] if answer is None else bar(answer.timings_ms),
+        "instead": [] if answer is None or answer.items else await _instead(service, answer.query, persona),
+        "tree": None if state.sid is None else await tree(service, state.sid),
+        "picks": await _picks(service, state),
+    }
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def _searched(
+    view: View, service: PageService, state: State, persona: Persona | None
+) -> tuple[Answer | None, dict[str, str] | None]:
+    """The answer, or why there is none in the words of the page."""
+    if not state.q.strip():
+        return None, None
+    try:
+        return await service.search(state.request(persona)), None
+    except ValidationError:
+        view.status = 422
+        return None, {"text": view.words["zero_words"], "more": "a value of the address is longer than allowed"}
+    except Problem as problem:
+        view.status = problem.status
+        if problem.retry_after is not None:
+            view.headers["Retry-After"] = str(problem.retry_after)
+        words = {"too_many_requests": "fault_busy", "not_ready": "fault_down", "internal": "fault_internal"}
+        said = view.words[words[problem.code]] if problem.code in words else problem.message
+        return None, {"text": said, "more": problem.hint}
+    except Exception:
+        log.exception("a page was not answered")
+        view.status = 500
+        return None, {"text": view.words["fault_internal"], "more": ""}
+
+
+async def _title(service: PageService, item_id: str) -> str:
+    item = await service.item(item_id)
+    return item_id if item is None else str(item.get("title", item_id))
+
+
+async def _instead(service: PageService, query: str, persona: Persona | None) -> list[str]:
+    """Queries near one that found nothing: such as begin like it, from the longest beginning that any has."""
+    user_id = persona.user_id if persona else None
+    for length in dict.fromkeys((len(query), len(query) * 2 // 3, len(query) // 3, 1)):
+        if length and (found := [text for text in await service.suggest(query[:length], user_id, 5) if text != query]):
+            return found
+    return []
+
+
+async def _picks(service: PageService, state: State) -> Sequence[Found]:
+    """Items that may be added to the history."""
+    if not state.find.strip():
+        return ()
+    try:
+        wanted = State(q=state.find, mode="fast", k=5).request(None)
+        return (await service.search(wanted)).items
+    except (Problem, ValidationError):
+        return ()
+
+
+def with_chosen(users: Sequence[Persona], chosen: Persona | None) -> list[Persona]:
+    """The users on offer, and the chosen one if it is another."""
+    if chosen is None or any(user.user_id == chosen.user_id for user in users):
+        return list(users)
+    return [*users, chosen]
+
+
+def _with(names: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """Names on offer, the chosen first among those that were cut off."""
+    offered = list(names[:MOST_FACETS])
+    return [*(name for name in chosen if name not in offered), *offered]
+
+
+def _json(value: Any) -> str:
+    """A dataclass as JSON for the script; lone halves of characters are replaced."""
+    text = json.dumps(asdict(value), ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+# -- parts of an answer -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an item may have been found."""
+
+    where: str
+    words: tuple[str, ...]
+    query: str = ""
+    """Of the earlier search."""
+    anchor: str = ""
+    """Of that search in the list of the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """An item of the answer with its reasons."""
+
+    found: Found
+    reasons: tuple[Reason, ...]
+    asked: tuple[str, ...]
+    """Words of the query, to mark in the title."""
+    known: tuple[str, ...]
+    """Words of the rest of the context."""
+    rung: str
+
+
+def card(
+    found: Found, persona: Persona | None, events: Mapping[str, int], added: Sequence[tuple[str, str, str]]
+) -> Card:
+    """An item as the page shows it.
+
+    Args:
+        found: the item.
+        persona: whose history it is.
+        events: item -> newest event of the history that has it.
+        added: (query, item, title) of events that the user added.
+    """
+    reasons = []
+    for match in list(found.why.get("matched_context", ()))[:MOST_REASONS]:
+        query = anchor = ""
+        mine = next((n for n, (_, item_id, _) in enumerate(added) if item_id == match.item_id), None)
+        if mine is not None:
+            query, anchor = added[mine][0], f"added-{mine}"
+        elif match.item_id in events and persona is not None:
+            query, anchor = persona.history[events[match.item_id]].query, f"event-{events[match.item_id]}"
+        reasons.append(Reason(match.where, tuple(match.words)[:MOST_WORDS], query, anchor))
+    asked = {word for reason in reasons if reason.where == "query" for word in reason.words}
+    known = {word for reason in reasons for word in reason.words} - asked
+    return Card(found, tuple(reasons), tuple(sorted(asked)), tuple(sorted(known)), str(found.why.get("rung", "")))
+
+
+def columns(answer: Answer) -> list[dict[str, Any]]:
+    """The lists beside: for each item where the answer has it, and how many both have."""
+    ranks = {found.id: found.rank for found in answer.items}
+    return [
+        {
+            "name": name,
+            "shared": sum(found.id in ranks for found in listed),
+            "of": len(listed),
+            "rows": [
+                {"found": found, "move": None if found.id not in ranks else ranks[found.id] - found.rank}
+                for found in listed
+            ],
+        }
+        for name, listed in answer.compared.items()
+    ]
+
+
+def bar(timings: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The parts of an answer's time with their place in a bar that is 100 wide.
+
+    >>> [(p["name"], p["x"], p["width"]) for p in bar({"prompt": 30.0, "beam": 60.0, "total": 100.0})]
+    [('prompt', 0.0, 30.0), ('beam', 30.0, 60.0), ('other', 90.0, 10.0)]
+    """
+    known = [(name, float(timings[name])) for name in PARTS if timings.get(name)]
+    total = max(float(timings.get("total", 0.0)), sum(ms for _, ms in known))
+    if total <= 0:
+        return []
+    other = total - sum(ms for _, ms in known)
+    parts, at = [], 0.0
+    for name, ms in [*known, *([("other", other)] if other > total / 200 else [])]:
+        parts.append({"name": name, "ms": ms, "x": round(at, 2), "width": round(100 * ms / total, 2)})
+        at += 100 * ms / total
+    return parts
+
+
+async def tree(service: PageService, prefix: Sequence[str]) -> dict[str, Any]:
+    """The tree from its root to ``prefix``: for each layer the siblings, then the items below."""
+    nodes = await asyncio.gather(*(service.sids(prefix[:depth]) for depth in range(len(prefix) + 1)))
+    levels = []
+    for depth, node in enumerate(nodes):
+        if node is None or not node.children:
+            break
+        chosen = prefix[depth] if depth < len(prefix) else None
+        first = [child for child in node.children if child[0] == chosen]
+        offered = list(node.children[:MOST_CHILDREN])
+        if first and first[0] not in offered:
+            offered = [*first, *offered[:-1]]
+        most = max(count for _, count in offered)
+        levels.append(
+            {
+                "prefix": tuple(prefix[:depth]),
+                "chosen": chosen,
+                "children": [(token, count, round(100 * count / most, 1)) for token, count in offered],
+                "more": len(node.children) - len(offered),
+            }
+        )
+    return {"prefix": tuple(prefix), "node": nodes[-1], "levels": levels}
+
+
+# -- the admin page ---------------------------------------------------------------------------------------------------
+def admin_view(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that the admin page shows; parts that the service leaves out are empty."""
+    catalogue = {"current": None, "previous": None, "versions": [], **known.get("catalogue", {})}
+    buckets = list(known.get("sids", {}).get("buckets", ()))
+    most = max((bucket["items"] for bucket in buckets), default=0) or 1
+    answers = sum(rung.get("answers") or 0 for rung in known.get("rungs", ())) or 1
+    return {
+        "health": {"ready": False, "state": "", "uptime_s": None, "checks": [], **known.get("health", {})},
+        "about": known.get("about", {}),
+        "catalogue": catalogue,
+        "sids": {
+            **dict.fromkeys(("layers", "items", "prefixes", "collisions", "full", "spare")),
+            **known.get("sids", {}),
+            "buckets": [{**bucket, "width": round(100 * bucket["items"] / most, 1)} for bucket in buckets],
+            "dedup": list(known.get("sids", {}).get("dedup", ())),
+        },
+        "rungs": [
+            {**dict.fromkeys(("hr10", "ndcg10", "p50_ms", "p99_ms")), "answers": 0, **rung,
+             "share": (rung.get("answers") or 0) / answers}
+            for rung in known.get("rungs", ())
+        ],
+        "metrics": {
+            **dict.fromkeys(("requests", "per_second", "p50_ms", "p95_ms", "p99_ms", "queue", "rejected",
+                             "thought_cache", "prefix_cache", "invalid_sids")),
+            "parts": {}, "problems": {},
+            **known.get("metrics", {}),
+        },
+        "slow": known.get("slow", ()),
+        "curves": [made for drawn in known.get("curves", ()) if (made := charts.chart(drawn)) is not None],
+        "plot": charts,
+        "rung_names": {rung.value for rung in Rung},
+    }  # fmt: skip
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+def marked(title: str, asked: Sequence[str], known: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """A title in pieces: words of the query (``query``), words of the rest of the context (``context``), the rest ("").
+
+    A word ends where no other Latin letter or digit follows.
+
+    >>> marked("Phone case, phones", ("phone",), ("case",))
+    [('Phone', 'query'), (' ', ''), ('case', 'context'), (', phones', '')]
+    >>> marked("杭织手机壳", ("手机",))
+    [('杭织', ''), ('手机', 'query'), ('壳', '')]
+    """
+    title = shown(title, LONGEST_TITLE)
+    found = "|".join(
+        _whole_word(word) for word in sorted({*asked, *known}, key=lambda word: (-len(word), word)) if word
+    )
+    if not found:
+        return [(title, "")]
+    of_query = {word.lower() for word in asked}
+    pieces = re.split(f"({found})", title, flags=re.IGNORECASE)
+    kinds = (
+        "",
+        *(
+            ("query" if piece.lower() in of_query else "context") if n % 2 == 0 else ""
+            for n, piece in enumerate(pieces[1:])
+        ),
+    )
+    return [(piece, kind) for piece, kind in zip(pieces, kinds, strict=True) if piece]
+
+
+def _whole_word(word: str) -> str:
+    """A pattern for a word: between other characters than Latin letters and digits where it begins and ends so."""
+    before = "(?<![A-Za-z0-9])" if re.match("[A-Za-z0-9]", word) else ""
+    after = "(?![A-Za-z0-9])" if re.search("[A-Za-z0-9]$", word) else ""
+    return f"{before}{re.escape(word)}{after}"
+
+
+def price(value: float) -> str:
+    """A price with two digits after the point.
+
+    >>> price(1234.5)
+    '1,234.50'
+    """
+    return f"{value:,.2f}"
+
+
+def day(time: str | None) -> str:
+    """The day of an ISO 8601 time; other text as it is."""
+    text = shown(time or "", 40)
+    return text[:10] if re.match(r"\d{4}-\d\d-\d\d(T|\s|$)", text) else text
+
+
+def number(value: Any, digits: int | None = None, unit: str = "") -> str:
+    """A figure, or a dash where there is none; with ``digits`` after the point, else as short as it is.
+
+    >>> number(None), number(1234), number(0.98765, 2), number(0.36, 0, "%"), number(58.21, 0, " ms")
+    ('–', '1,234', '0.99', '36%', '58 ms')
+    """
+    if value is None:
+        return "–"
+    if unit == "%":
+        value = 100 * value
+    return f"{value:,.{digits}f}{unit}" if digits is not None else f"{value:,}{unit}"
+
+
+def code(token: str) -> str:
+    """A token of a semantic ID without its brackets.
+
+    >>> code("<a_15>")
+    'a_15'
+    """
+    return shown(token.strip("<>"), 40)
+
+
+def fill(text: str, **values: Any) -> str:
+    """A text of ``words`` with its names filled in.
+
+    >>> fill("{n} results", n=3)
+    '3 results'
+    """
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", str(value))
+    return text
