@@ -227,13 +227,16 @@ def evaluate_run_file(path: Path, qrels: Path, item_ids: Iterable[str] | None = 
         item_ids: the catalogue, to count invalid items; none = not counted.
 
     Raises:
-        DataError: a broken file, no queries, or searches in the run that the qrels lack.
+        DataError: a broken file, no queries, searches in the run that the qrels lack, or more than half of the
+            listed items not in the catalogue.
     """
     targets = read_qrels(qrels)
     if not targets:
         raise DataError(f"{qrels}: no relevant item in it, so there is nothing to evaluate")
     lists = _lists_of(read_run(path), targets, path)
     known = None if item_ids is None else frozenset(item_ids)
+    if known is not None:
+        _check_catalogue(path, lists, known)
     return Evaluation(
         searcher=path.stem,
         targets=targets,
@@ -384,6 +387,17 @@ def _check_answers(name: str, contexts: Sequence[Context], answers: Sequence[Ran
                 f"searcher {name!r}, search {answer.search_id!r}: {len(answer.item_ids)} items but "
                 f"{len(answer.scores)} scores: return one score per item"
             )
+
+
+def _check_catalogue(path: Path, lists: Sequence[RankedList], known: frozenset[str]) -> None:
+    """A tool may make up some items; one that makes up most of them ranks something else."""
+    listed = [item for answer in lists for item in answer.item_ids]
+    strangers = [item for item in listed if item not in known]
+    if len(strangers) > len(listed) / 2:
+        raise DataError(
+            f"{path}: {len(strangers):,} of {len(listed):,} listed items (first: {strangers[0]!r}) are not among the "
+            f"{len(known):,} of the catalogue: it is a run over another catalogue"
+        )
 
 
 def _without_repeats(answer: RankedList, asked: int) -> RankedList:

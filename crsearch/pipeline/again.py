@@ -9,7 +9,7 @@ from crsearch.config import Settings, load_settings
 from crsearch.errors import ConfigError, DataError, RunError
 from crsearch.evaluate.evaluation import Evaluation, evaluate
 from crsearch.pipeline.measure import Evaluator
-from crsearch.pipeline.refuse import refuse_unknown_searchers
+from crsearch.pipeline.refuse import QRELS, refuse_other_test, refuse_unknown_searchers
 from crsearch.pipeline.run import finish
 from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, SYSTEMS
 from crsearch.pipeline.workspace import Workspace
@@ -145,17 +145,26 @@ def _ask(evaluator: Evaluator, name: str, out: Path) -> Evaluation:
 def evaluate_file(folder: Path, run_file: Path) -> dict[str, Any]:
     """Metrics of a TREC run file on the test users of a run, with the same intervals.
 
+    Args:
+        folder: the run.
+        run_file: of any tool, or ``eval/NAME.trec`` of another run of ours, whose queries and catalogue are then
+            compared with those of this run.
+
     Raises:
         RunError: no finished run.
-        DataError: a broken file, or searches that are not test queries of this run.
+        DataError: a broken file, searches that are not test queries of this run, mostly items that its catalogue
+            lacks, or a file of a run with other test queries or another catalogue.
     """
     from crsearch.evaluate.evaluation import evaluate_run_file
 
     settings, found = finished(folder)
     if not run_file.is_file():
         raise DataError(f"{run_file}: no such run file; its lines are: search_id Q0 item_id rank score system")
+    origin = run_file.absolute().parent.parent
+    if (origin / "manifest.json").exists() and (run_file.parent / QRELS).exists():
+        refuse_other_test(folder, origin)
     space = Workspace(RunDirectory.reading(folder), settings, silent)
-    done = evaluate_run_file(run_file, folder / "eval" / "qrels.trec", space.dataset.catalogue.ids)
+    done = evaluate_run_file(run_file, folder / "eval" / QRELS, space.dataset.catalogue.ids)
     return {
         "searchers": {done.searcher: done.metrics(settings.evaluate.bootstrap, settings.seed)},
         "invalid_items": done.invalid_items,

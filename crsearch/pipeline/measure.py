@@ -13,6 +13,7 @@ from crsearch.evaluate.evaluation import Evaluation, RowMetrics, compare, evalua
 from crsearch.evaluate.groups import Groups, query_groups, save_groups
 from crsearch.evaluate.metrics import REPORTED
 from crsearch.evaluate.trec import write_qrels
+from crsearch.pipeline.refuse import QRELS
 from crsearch.pipeline.systems import FINAL, RUNGS, SYSTEMS, model_searcher
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.statistics import statistics
@@ -145,7 +146,7 @@ class Evaluator:
 
     def write_qrels(self) -> None:
         """The targets of the test queries, for any outside tool."""
-        write_qrels(self.folder / "qrels.trec", {e.context.search_id: e.target for e in self.examples})
+        write_qrels(self.folder / QRELS, {e.context.search_id: e.target for e in self.examples})
 
     def write_groups(self) -> None:
         """The labels of the test queries, for systems too that an earlier version measured with fewer columns."""

@@ -7,9 +7,13 @@ from typing import Any
 
 from crsearch.config import Settings
 from crsearch.errors import ConfigError, DataError, RunError
+from crsearch.evaluate.trec import read_qrels
 from crsearch.records.store import Dataset
 from crsearch.records.types import Part
 from crsearch.runs import RunDirectory
+
+QRELS = "qrels.trec"
+"""The targets of a run's test queries, beside its run files."""
 
 TRUTH = "truth.parquet"
 """What the simulated shop knows, beside its records."""
@@ -71,6 +75,42 @@ def refuse_other_run(run: RunDirectory, facts: Mapping[str, Any], records: Path 
             f"{run.path}: was made with {before['threads']} threads, now {facts['threads']}: the bits would differ. "
             f"Go on with --threads {before['threads']}, or choose another --out"
         )
+
+
+def refuse_other_test(run: Path, other: Path) -> None:
+    """Raise if numbers of two runs cannot stand side by side: other test queries, or another catalogue.
+
+    Equal queries are not enough: items that one catalogue lacks cannot take a place in its lists.
+
+    Args:
+        run: folder of a finished run.
+        other: that of the run to compare with.
+
+    Raises:
+        DataError: what differs first.
+    """
+    _refuse_other_queries(run, other)
+    own, its = (Dataset.load(folder / "data").catalogue for folder in (run, other))
+    if own == its:
+        return
+    row = next((n for n, pair in enumerate(zip(own, its, strict=False)) if pair[0] != pair[1]), min(len(own), len(its)))
+    shown = [f"{c[row].item_id!r} ({c[row].title})" if row < len(c) else "nothing" for c in (own, its)]
+    raise DataError(
+        f"{run} ({len(own):,} items) and {other} ({len(its):,} items) have other catalogues: row {row:,} is {shown[0]} "
+        f"and {shown[1]}. Numbers of different catalogues cannot be compared; give runs of the same records"
+    )
+
+
+def _refuse_other_queries(run: Path, other: Path) -> None:
+    own, its = (read_qrels(folder / "eval" / QRELS) for folder in (run, other))
+    if own == its:
+        return
+    search = min(s for s in own.keys() | its.keys() if own.get(s) != its.get(s))
+    targets = " and ".join(repr(of.get(search, "not there")) for of in (own, its))
+    raise DataError(
+        f"{run} ({len(own):,} queries) and {other} ({len(its):,} queries) were tested on other queries: the target of "
+        f"search {search!r} is {targets}. Give runs of one split"
+    )
 
 
 def refuse_empty_parts(dataset: Dataset, settings: Settings) -> None:

@@ -235,6 +235,20 @@ def test_a_run_file_of_another_split_is_refused(tmp_path):
         evaluate_run_file(tmp_path / "crs.trec", tmp_path / "none.trec")
 
 
+def test_a_run_over_another_catalogue_is_refused(tmp_path):
+    """Half of the items may be made up; one more may not."""
+    write_qrels(tmp_path / "qrels.trec", {"s1": "a"})
+    (tmp_path / "tool.trec").write_text("".join(f"s1 Q0 {item} {n} {9 - n} tool\n" for n, item in enumerate("abcd", 1)))
+    half = evaluate_run_file(tmp_path / "tool.trec", tmp_path / "qrels.trec", ["a", "b"])
+    assert half.invalid_items == 2
+    with pytest.raises(
+        DataError, match=r"tool\.trec: 3 of 4 listed items \(first: 'b'\) are not among the 1 of the cat"
+    ):
+        evaluate_run_file(tmp_path / "tool.trec", tmp_path / "qrels.trec", ["a"])
+    (tmp_path / "empty.trec").write_text("")
+    assert evaluate_run_file(tmp_path / "empty.trec", tmp_path / "qrels.trec", ["a"]).ranks_B.tolist() == [0]
+
+
 def test_groups_part_the_queries():
     examples, answers = shop()
     labels = tuple("cold" if n < 20 else "warm" for n in range(50))

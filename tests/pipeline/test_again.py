@@ -11,6 +11,7 @@ from tiny_run import Events, run_tiny, tiny_settings
 
 from crsearch.errors import ConfigError, DataError, RunError
 from crsearch.pipeline.again import evaluate_again, evaluate_file, evaluate_records, with_searchers
+from crsearch.pipeline.experiments.cold import given_arms
 from crsearch.pipeline.run import run
 from crsearch.pipeline.systems import FINAL, SYSTEMS
 from crsearch.pipeline.workspace import folder_digest
@@ -214,6 +215,37 @@ def test_a_run_file_of_ours_gets_our_own_numbers(tiny_run):
     own = json.loads((tiny_run / "results.json").read_text())
     assert found["searchers"] == {"crs": own["searchers"]["crs"]}
     assert found["invalid_items"] == 0
+
+
+def with_other_items(run: Path) -> None:
+    """Give a run a catalogue with another title, the same ids."""
+    data = Dataset.load(run / "data")
+    items = [dataclasses.replace(data.catalogue[0], title="another"), *list(data.catalogue)[1:]]
+    dataclasses.replace(data, catalogue=Catalogue(items)).save(run / "data")
+
+
+def test_a_run_file_of_a_run_with_other_queries_is_refused(copy, tiny_run):
+    """Queries that it was not asked would count as misses: numbers, but wrong ones."""
+    qrels = copy / "eval" / "qrels.trec"
+    first, *rest = qrels.read_text().splitlines(keepends=True)
+    for lines, says in ((rest, "'not there'"), ([first.replace(" i", " x"), *rest], "'x")):
+        qrels.write_text("".join(lines))
+        with pytest.raises(DataError, match=f"were tested on other queries: the target of search .* and {says}"):
+            evaluate_file(tiny_run, copy / "eval" / "bm25.trec")
+
+
+def test_a_run_file_of_a_run_with_another_catalogue_is_refused(copy, tiny_run):
+    evaluate_file(tiny_run, copy / "eval" / "bm25.trec")
+    with_other_items(copy)
+    with pytest.raises(DataError, match=r"have other catalogues: row 0 is '(i\d+)' \(.*\) and '\1' \(another\)"):
+        evaluate_file(tiny_run, copy / "eval" / "bm25.trec")
+
+
+def test_runs_with_other_catalogues_are_not_compared(copy, tiny_run):
+    assert [arm.folder for arm in given_arms([tiny_run, copy])] == [tiny_run, copy]
+    with_other_items(copy)
+    with pytest.raises(DataError, match="have other catalogues"):
+        given_arms([tiny_run, copy])
 
 
 def test_other_queries_are_asked_of_the_same_models(copy):

@@ -9,6 +9,7 @@ from crsearch.pipeline.again import finished
 from crsearch.pipeline.experiments.lab import Arm, Lab
 from crsearch.pipeline.experiments.main import is_crs, systems_arms
 from crsearch.pipeline.experiments.summary import COMPARED, Row, best, compare_rows, row_metrics
+from crsearch.pipeline.refuse import refuse_other_test
 
 COLUMN = "history"
 """The grouping; see ``evaluate.groups``."""
@@ -23,7 +24,7 @@ def by_history(lab: Lab) -> dict[str, Any]:
 
     Raises:
         RunError: a given run is not finished, or has no ``crs`` or no other system.
-        DataError: the given runs were not tested on the same queries.
+        DataError: the given runs were not tested on the same queries, or have other catalogues.
     """
     arms = given_arms(lab.runs) if lab.runs else next(iter(systems_arms(lab).values()))
     shared = [set(arm.results["searchers"]) for arm in arms]
@@ -60,7 +61,10 @@ def given_arms(runs: Sequence[Path]) -> list[Arm]:
 
     Raises:
         RunError: one is not finished.
+        DataError: one has other test queries or another catalogue than the first.
     """
     for run in runs:
         finished(run)
+    for run in runs[1:]:
+        refuse_other_test(runs[0], run)
     return [Arm(run) for run in runs]
