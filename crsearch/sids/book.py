@@ -106,16 +106,21 @@ class SidBook:
         return self._rows.get(sid)
 
     @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {self.sid(row): row for row in range(len(self))}
+    def sids(self) -> list[str]:
+        """The SID of every row."""
+        names = self.vocabulary()
+        return ["".join([names[token] for token in row]) for row in self.tokens_NL.tolist()]
 
     @cached_property
-    def _next_free(self) -> dict[tuple[int, ...], int]:
-        """Layer codes -> one more than the largest deduplication code in use."""
-        free: dict[tuple[int, ...], int] = {}
-        for *layers, last in self.codes_NL.tolist():
-            free[tuple(layers)] = max(free.get(tuple(layers), 0), last + 1)
-        return free
+    def _rows(self) -> dict[str, int]:
+        return {sid: row for row, sid in enumerate(self.sids)}
+
+    def _next_free(self, layers_NL: Int64[np.ndarray, "N L"]) -> list[int]:
+        """For each row of layer codes one more than the largest deduplication code in use below them."""
+        _, kind_M = distinct_rows(np.concatenate([self.codes_NL[:, :-1], layers_NL]))
+        free = np.zeros(len(kind_M), dtype=np.int64)
+        np.maximum.at(free, kind_M[: len(self)], self.codes_NL[:, -1] + 1)
+        return free[kind_M[len(self) :]].tolist()
 
     def assign(
         self, embeddings_ND: Float[np.ndarray, "N D"], item_ids: Sequence[str] | None = None
@@ -136,8 +141,9 @@ class SidBook:
         codes_NL[:, :-1] = assign_codes(self.projection(embeddings_ND), self.codebooks)
         given: dict[tuple[int, ...], int] = {}
         left_out: list[int] = []
+        free = self._next_free(codes_NL[:, :-1])
         for row, layers in enumerate(map(tuple, codes_NL[:, :-1].tolist())):
-            code = given.get(layers, self._next_free.get(layers, 0))
+            code = given.get(layers, free[row])
             given[layers] = code + 1
             codes_NL[row, -1] = code
             if code >= self.dedup_codes:
@@ -198,12 +204,10 @@ class SidBook:
         from safetensors.numpy import save
 
         table = io.BytesIO()
-        pl.DataFrame(
-            {"item_id": list(self.item_ids), "codes": self.codes_NL.tolist()},
-            schema={"item_id": pl.String, "codes": pl.List(pl.Int64)},
-        ).write_parquet(table)
+        codes = pl.Series("codes", np.ascontiguousarray(self.codes_NL)).arr.to_list()
+        pl.DataFrame([pl.Series("item_id", self.item_ids, dtype=pl.String), codes]).write_parquet(table)
         write_atomic(folder / "items.parquet", table.getvalue())
-        write_json(folder / "sid2item.json", {self.sid(row): item for row, item in enumerate(self.item_ids)})
+        write_json(folder / "sid2item.json", dict(zip(self.sids, self.item_ids, strict=True)))
         about = {
             "dedup_codes": self.dedup_codes,
             "built_rows": self.built_rows,
@@ -235,7 +239,7 @@ class SidBook:
             table = pl.read_parquet(folder / "items.parquet")
             book = cls(
                 item_ids=tuple(table["item_id"].to_list()),
-                codes_NL=np.array(table["codes"].to_list(), dtype=np.int64).reshape(len(table), len(codebooks) + 1),
+                codes_NL=table["codes"].cast(pl.Array(pl.Int64, len(codebooks) + 1)).to_numpy(writable=True),
                 codebooks=codebooks,
                 dedup_codes=about["dedup_codes"],
                 built_rows=about["built_rows"],
