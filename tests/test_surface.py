@@ -31,6 +31,7 @@ def modules_after(code: str) -> set[str]:
         "import crsearch.cli.main",
         "from crsearch.cli.main import app; app(['--help'], standalone_mode=False)",
         "from crsearch.cli.main import app; app(['run', '--help'], standalone_mode=False)",
+        "from crsearch.cli.main import app; app(['items', 'add', '--help'], standalone_mode=False)",
         "from crsearch.cli.main import app\ntry: app(['--version'])\nexcept SystemExit: pass",
     ],
 )
@@ -47,10 +48,22 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_the_commands_are_these():
-    assert list(COMMANDS) == [
+    assert typer.main.get_command(app).list_commands(None) == [
         "demo", "run", "settings", "evaluate", "search", "experiment", "report", "serve", "doctor", "simulate",
-        "import", "check",
+        "import", "check", "forget", "items", "feedback",
     ]  # fmt: skip
+
+
+INNER = [(name, inner) for name, command in COMMANDS.items() for inner in getattr(command, "commands", ())]
+
+
+@pytest.mark.parametrize(("name", "inner"), INNER)
+def test_every_command_of_a_group_is_explained(name, inner, crsearch_help):
+    command = COMMANDS[name].commands[inner]
+    assert command.help.endswith(".") and 10 < len(command.short_help) < 60
+    assert all(parameter.help for parameter in command.params if parameter.name != "help")
+    assert f"{command.short_help}\n" in crsearch_help(name), "the line is cut"
+    assert max(map(len, crsearch_help(name, inner).splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", COMMANDS)

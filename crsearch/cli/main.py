@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from crsearch.cli import items, privacy
 from crsearch.errors import ConfigError, CrsearchError, UserError
 
 
@@ -23,6 +24,10 @@ class Commands(TyperGroup):
         """Keep what was typed, for the command that goes on after Ctrl-C."""
         ctx.obj = list(args)
         return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Commands in the order of the file; those that have commands of their own come last."""
+        return sorted(self.commands, key=lambda name: isinstance(self.commands[name], TyperGroup))
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -444,6 +449,12 @@ def check(folder: Records, as_json: AsJson = False) -> None:
     from crsearch.cli.show import show_check
 
     raise typer.Exit(show_check(folder, as_json=as_json))
+
+
+# -- a run that is served ---------------------------------------------------------------------------------------------
+app.add_typer(items.app)
+app.add_typer(privacy.feedback)
+app.command(short_help="Remove a user from a run.")(privacy.forget)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from typing import Any
 from crsearch.errors import DataError
 from crsearch.records.leaks import find_leaks
 from crsearch.records.problems import Problem, refuse
-from crsearch.records.rows import SUFFIXES, Row, decode_cell, find_table, read_rows
+from crsearch.records.rows import SUFFIXES, Row, decode_cell, find_table, read_lines, read_rows, suffix_of
 from crsearch.records.schema import FORMAT_VERSION, ITEMS, SPLIT, TABLES, Table
 from crsearch.records.store import Catalogue, Dataset, UnknownItems
 from crsearch.records.types import Item, Search, SplitMode, User
-from crsearch.records.values import BadValue, parse, short
+from crsearch.records.values import EARLIEST, BadValue, parse, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,32 @@ def read_items(file: Path, now: datetime | None = None) -> list[Item]:
     problems += _duplicates(parsed, ITEMS)
     refuse(problems)
     return [Item(**row) for _, row in parsed.rows]
+
+
+def read_item_ids(file: Path) -> list[str]:
+    """The item ids of a file, in order: those of a table with a column item_id, or one in each line of any other file.
+
+    Raises:
+        DataError: no such file, or a row without a right id, with its line.
+    """
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    problems: list[Problem] = []
+    ids: list[str] = []
+    lines = read_lines(file) if not suffix_of(file) else read_rows(file)
+    for found in lines:
+        if isinstance(found, Problem):
+            problems.append(found)
+            continue
+        line, value = (found.line, found.values.get("item_id")) if isinstance(found, Row) else found
+        try:
+            ids.append(parse(ITEMS.field("item_id"), value.strip() if isinstance(value, str) else value, EARLIEST))
+        except BadValue as e:
+            problems.append(
+                Problem(file=str(file), line=line, column="item_id", rule=e.rule, message=str(e), fix=e.fix)
+            )
+    refuse(problems)
+    return ids
 
 
 def items_of(rows: Sequence[Mapping[str, Any]], source: str, now: datetime | None = None) -> list[Item]:

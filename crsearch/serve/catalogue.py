@@ -484,13 +484,15 @@ class CatalogueStore:
                 held = None
         try:
             same_items = held is not None and sha256["items.parquet"] == shared["items.parquet"]
+            grown = held is not None and (about.parent, about.revived, about.replaced) == (held.name, 0, 0)
+            base = held.catalogue if held and grown and self._about(held.name) == held.about else ()
             same_sids = held is not None and all(
                 shared.get(name) == sha for name, sha in sha256.items() if name.startswith("sids/")
             )
             trie = Trie.load(folder / "trie.npy", mmap=False)
             version = Version(
                 name=name,
-                catalogue=held.catalogue if held and same_items else _catalogue(folder),
+                catalogue=held.catalogue if held and same_items else _catalogue(folder, base),
                 book=held.book if held and same_sids else SidBook.load(folder / "sids"),
                 alive_N=trie.state.alive_N,
                 trie=trie,
@@ -593,8 +595,10 @@ def _with_alive(trie: Trie, alive_N: Bool[np.ndarray, " N"]) -> Trie:
     return Trie(Levels(state.token, state.first, state.row, alive_N))
 
 
-def _catalogue(folder: Path) -> Catalogue:
-    return Catalogue(map(to_item, read_table(folder, ITEMS).iter_rows(named=True)))
+def _catalogue(folder: Path, base: Sequence[Item] = ()) -> Catalogue:
+    """The items of a version; ``base`` are the first of them, in hand already."""
+    rows = read_table(folder, ITEMS)[len(base) :].iter_rows(named=True)
+    return Catalogue((*base, *map(to_item, rows)))
 
 
 def _tokenizer_file(run: Path) -> Path:

@@ -19,7 +19,7 @@ from crsearch.pipeline.workspace import folder_digest
 from crsearch.records.frames import read_table, to_item
 from crsearch.records.schema import ITEMS
 from crsearch.records.types import Item
-from crsearch.runs import atomic_directory, digest, file_digest, write_json
+from crsearch.runs import RunDirectory, atomic_directory, digest, write_json
 from crsearch.serve.sealed import refuse_unsealed, seal
 from crsearch.sids import SidBook, assign_codes, item_text
 
@@ -72,11 +72,8 @@ class Newcomers:
                 "a run whose codes come from the items"
             )
         settings = load_settings(run / "settings.toml")
-        items = run / "data" / "items.parquet"
-        key = digest(
-            file_digest(items), settings.encoder.model_dump(), settings.seed, book.fingerprint(),
-            *folder_digest(settings.encoder.path),
-        )  # fmt: skip
+        made = RunDirectory.reading(run).manifest["stages"].get("sids", {}).get("key")
+        key = digest(made, settings.encoder.model_dump(), settings.seed, *folder_digest(settings.encoder.path))
         place = run / "serving" / "encoder"
         return _kept(place, key, settings) or _found(place, key, settings, run, book)
 

@@ -153,7 +153,11 @@ def test_commands_are_understood_by_the_command_line(page):
     group = typer.main.get_command(app)
     for line in command_lines(page):
         name, *arguments = shlex.split(line, comments=True)[1:]
-        given = group.commands[name].make_context(name, arguments).params
+        command = group.commands[name]
+        while hasattr(command, "commands"):  # a group, e.g. crsearch items add
+            name, *arguments = arguments
+            command = command.commands[name]
+        given = command.make_context(name, arguments).params
         if given.get("set_"):
             load_settings(None, given["set_"])
 

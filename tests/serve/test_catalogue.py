@@ -87,6 +87,23 @@ def test_a_version_read_from_disk_is_the_one_that_was_made(run, store, change):
     assert (read.trie.tokens() == made.trie.tokens()).all() and (read.trie.state.alive_N == read.alive_N).all()
 
 
+def test_another_process_follows_every_change(run, store):
+    follower = CatalogueStore(run)
+    follower.load()
+    ids = store.load().catalogue.ids
+    for change in (
+        lambda: store.add([like(store, 3, "new")]),
+        lambda: store.remove([ids[0], "new"]),
+        lambda: store.replace([like(store, 1, ids[1], title="other words")]),
+        lambda: store.add([like(store, 3, "new", title="changed while away"), like(store, 4, "new2")]),
+        lambda: store.rollback("v000002"),
+        lambda: store.add([like(store, 5, "new3")]),
+    ):
+        made, followed = change(), follower.load()
+        assert followed.about == made.about and followed.catalogue == made.catalogue
+        assert (followed.book.codes_NL == made.book.codes_NL).all() and (followed.alive_N == made.alive_N).all()
+
+
 def test_a_removed_item_is_found_no_more_and_comes_back_with_its_row_and_sid(store):
     first = store.load()
     item = first.catalogue[7]
