@@ -108,17 +108,16 @@ def versions(run_folder: RunFolder, as_json: AsJson = False) -> None:
     from crsearch.cli.show import echo_json, plain_table, shown, stdout
     from crsearch.serve.catalogue import CatalogueStore
 
-    store = CatalogueStore(run_folder)
-    found, current = store.versions(), store.current()
+    found = CatalogueStore(run_folder).versions()
     if as_json:
-        echo_json([{**dataclasses.asdict(about), "is_current": about.name == current} for about in found])
+        echo_json([dataclasses.asdict(about) for about in found])
         return
     table = plain_table()
     for name in ("version", "made from", "when", "items", "drift", "what"):
         table.add_column(name, no_wrap=True)
     for about in found:
         drift = "" if about.drift is None else f"{about.drift:.2f}"
-        mark = "*" if about.name == current else ""
+        mark = "*" if about.is_current else ""
         what = shown(about.problem) if about.problem else _counts(about)
         table.add_row(about.name + mark, about.parent or "", about.when, f"{about.items:,}", drift, what)
     stdout().print(table)

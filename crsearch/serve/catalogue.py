@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -64,6 +64,7 @@ LOCK_SECONDS = 30.0
 
 _NAME = re.compile(r"v\d{6}")
 _CURRENT = "current"
+_UNSTORED = {"problem", "is_current"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +98,8 @@ class About:
     """What an operator should look at."""
     problem: str = ""
     """Why the version cannot be used, as far as a look at the list tells; never stored."""
+    is_current: bool = False
+    """It is the one in use, in a list of versions; never stored."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,8 +172,13 @@ class CatalogueStore:
 
     def versions(self) -> list[About]:
         """All versions, oldest first; the files of a version are not checked before it is loaded."""
-        self.current()
-        return [self._about(name) for name in self._names()]
+        if not self._names():
+            self.current()
+        try:
+            current = self.current()
+        except RunError:  # no version is named: the list is what one chooses from
+            current = ""
+        return [replace(self._about(name), is_current=name == current) for name in self._names()]
 
     def load(self, name: str | None = None) -> Version:
         """A version, every byte of it checked before it is used; parts that the version in hand shares are not read.
@@ -421,7 +429,7 @@ class CatalogueStore:
             version.trie.save(tmp / "trie.npy")
             with (tmp / "token_ids.npy").open("wb") as file:
                 np.save(file, version.token_ids_V, allow_pickle=False)
-            write_json(tmp / "about.json", {k: v for k, v in asdict(version.about).items() if k != "problem"})
+            write_json(tmp / "about.json", {k: v for k, v in asdict(version.about).items() if k not in _UNSTORED})
             written = seal(tmp)
             if old is not None:
                 before = refuse_unsealed(self.place / old.name)
@@ -443,7 +451,7 @@ class CatalogueStore:
     def _about(self, name: str) -> About:
         try:
             found = json.loads((self.place / name / "about.json").read_text(encoding="utf-8"))
-            if found.keys() != {f.name for f in fields(About)} - {"problem"} or found["name"] != name:
+            if found.keys() != {f.name for f in fields(About)} - _UNSTORED or found["name"] != name:
                 raise ValueError("not what this version of crsearch writes")
             return About(**{**found, "notes": tuple(found["notes"])})
         except (OSError, ValueError, AttributeError, TypeError) as e:

@@ -20,9 +20,11 @@ from typing import Any, Literal, get_args
 
 from crsearch.config import SplitConfig, load_settings
 from crsearch.errors import DataError, RunError, StorageError
+from crsearch.records.schema import USERS
 from crsearch.records.split import choose_targets
 from crsearch.records.store import Catalogue, Dataset
 from crsearch.records.types import Part, Search, Time, User
+from crsearch.records.values import EARLIEST, BadValue, parse
 from crsearch.runs import SERVING, storage_errors, write_atomic
 from crsearch.serve.catalogue import CatalogueStore
 
@@ -205,8 +207,11 @@ class FeedbackStore:
             folder: made or overwritten; ``crsearch check`` and ``crsearch run --set data=FOLDER`` read it.
 
         Raises:
-            RunError, DataError: the run or its catalogue cannot be read.
+            RunError: the run or its catalogue cannot be read.
+            DataError: its records cannot be read, or ``folder`` lies inside the run.
         """
+        if folder.resolve().is_relative_to(run.resolve()):
+            raise DataError(f"{folder}: lies inside the run, whose own records must stay; choose another folder")
         with self._open() as db:
             served = [dict(row) for row in db.execute("SELECT * FROM searches ORDER BY number")]
             judged = [dict(row) for row in db.execute("SELECT * FROM judgements ORDER BY number")]
@@ -313,9 +318,9 @@ def _searches(
     for row in served:
         chosen = done.get(row["request_id"], {})
         clicked, bought = ([i for i in chosen.get(kind, ()) if i in known] for kind in ("click", "buy"))
-        if not (clicked or bought):
+        if not (clicked or bought) or not row["query"].strip():
             continue
-        user_id = row["user_id"] or f"served-{row['request_id']}"
+        user_id = _user_id(row["user_id"]) or f"served-{row['request_id']}"
         time: Time = next_number + len(out)
         if not ordered:
             time = _after(latest.get(user_id), row)
@@ -333,6 +338,14 @@ def _searches(
             )
         )
     return out
+
+
+def _user_id(told: str | None) -> str | None:
+    """The id, if records may have it; who came with another one is a stranger."""
+    try:
+        return None if told is None else parse(USERS.field("user_id"), told, EARLIEST)
+    except BadValue:
+        return None
 
 
 def _after(last: datetime | None, row: Mapping[str, Any]) -> datetime:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import os
+import resource
+import signal
 import sys
 from pathlib import Path
 
+from crsearch.errors import StorageError
 from crsearch.serve import catalogue as module
 from crsearch.serve.catalogue import CatalogueStore
 
@@ -24,8 +27,14 @@ def main(run: Path, point: str) -> None:
     elif point == "between-rename-and-swap":
         module.write_atomic = die
     first = store.load("v000001")
-    for n in range(3):
-        store.add([dataclasses.replace(first.catalogue[n], item_id=f"{point}-{n}")])
+    if point == "full-disk":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
+    try:
+        for n in range(3):
+            store.add([dataclasses.replace(first.catalogue[n], item_id=f"{point}-{n}")])
+    except StorageError as e:
+        sys.exit(2 if "no room to write" in str(e) else 1)
 
 
 if __name__ == "__main__":

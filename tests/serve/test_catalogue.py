@@ -306,6 +306,13 @@ def test_killed_before_the_rename_nothing_is_left(run, store):
     assert [p.name for p in store.place.glob(".tmp-*")] == []
 
 
+def test_a_full_disk_leaves_the_version_in_use(run, store):
+    store.warm()
+    assert changing(run, "full-disk").wait() == 2
+    assert [a.name for a in store.versions()] == ["v000001"] and list(store.place.glob(".tmp-*")) == []
+    assert store.add([like(store, 3, "new")]).name == "v000002"
+
+
 def test_killed_before_the_first_version_was_named_it_is_found(run):
     assert changing(run, "very-first-swap").wait() == 9
     store = CatalogueStore(run)
@@ -318,7 +325,9 @@ def test_versions_without_a_name_in_use_ask_which(run, store):
     (store.place / "current").unlink()
     with pytest.raises(RunError, match="none is named as the one in use"):
         CatalogueStore(run).load()
+    assert [(a.name, a.is_current) for a in store.versions()] == [("v000001", False), ("v000002", False)]
     assert CatalogueStore(run).rollback("v000002").name == "v000002"
+    assert [a.is_current for a in store.versions()] == [False, True]
 
 
 def test_two_processes_lose_no_change(run, store):

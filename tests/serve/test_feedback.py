@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from crsearch.config import SplitConfig
 from crsearch.errors import DataError, RunError, StorageError
 from crsearch.records.checks import check_folder
+from crsearch.records.split import choose_targets
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item
 from crsearch.serve import feedback as module
@@ -196,6 +198,37 @@ def test_order_numbers_go_on(run, tmp_path):
     assert check_folder(tmp_path / "out") == []
     times = {s.search_id: s.time for s in Dataset.load(tmp_path / "out").searches if s.search_id.startswith("served-")}
     assert times == {"served-r0": len(numbered), "served-r1": len(numbered) + 1}
+
+
+def test_leave_one_out_moves_on_by_one_choice(run, tmp_path):
+    data = Dataset.load(run / "data")
+    targets = choose_targets(data.searches, SplitConfig(mode="leave-one-out"), data.catalogue)
+    dataclasses.replace(data, targets=targets, split_mode="leave-one-out").save(run / "data")
+    user = next(s.user_id for s in data.searches if targets.get(s.search_id, ("", ""))[1] == "valid")
+    (test,) = [s.search_id for s in data.searches_of(user) if targets.get(s.search_id, ("", ""))[1] == "test"]
+    store = FeedbackStore(feedback_file(run))
+    serve(store, "r1", user, shown=data.catalogue.ids[:3])
+    store.judge("r1", data.catalogue.ids[0], "click")
+    store.export(run, tmp_path / "out")
+    after = Dataset.load(tmp_path / "out")
+    assert check_folder(tmp_path / "out") == [] and after.split_mode == "leave-one-out"
+    assert after.targets["served-r1"][1] == "test" and after.targets[test][1] == "valid"
+
+
+def test_ids_that_records_refuse_are_strangers(run, tmp_path):
+    ids = Dataset.load(run / "data").catalogue.ids
+    store = FeedbackStore(feedback_file(run))
+    for n, user in enumerate((" blank ", "line\nend", "", "杭州")):
+        serve(store, f"r{n}", user, shown=ids[:2])
+        store.judge(f"r{n}", ids[0], "buy")
+    store.export(run, tmp_path / "out")
+    assert check_folder(tmp_path / "out") == []
+    assert {"served-r0", "served-r1", "served-r2", "杭州"} < set(Dataset.load(tmp_path / "out").users)
+
+
+def test_the_records_of_the_run_are_not_written_over(run):
+    with pytest.raises(DataError, match="lies inside the run"):
+        FeedbackStore(feedback_file(run)).export(run, run / "data")
 
 
 def test_removed_items_are_exported_only_where_searches_name_them(run, tmp_path):
