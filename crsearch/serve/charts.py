@@ -13,7 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 14, 8, 24
 """Margins of the plot, in the units of the drawing."""
 MOST_POINTS = 200
 """Points of a line; longer ones are thinned evenly, the last kept."""
-MOST_LINES = 6
+MOST_LINES = 8
 """Lines of a chart that have a look of their own."""
 
 

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -50,6 +50,8 @@ LONGEST_TITLE = 512
 """Characters of a title that are shown."""
 MOST_FACETS = 200
 """Brands and categories that can be ticked; others can stand in the address."""
+MOST_BUCKETS = 12
+"""Codes of the first layer that the admin page lists at once; the others unfold."""
 MOST_CHILDREN = 24
 """Codes of a layer of the tree that are shown at once."""
 MOST_REASONS, MOST_WORDS = 4, 8
@@ -240,7 +242,9 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(shown=shown, marked=marked, price=price, day=day, number=number, code=code, fill=fill)
+    made.filters.update(
+        shown=shown, marked=marked, price=price, day=day, number=number, code=code, fill=fill, seconds=seconds
+    )
     return made
 
 
@@ -417,7 +421,7 @@ def card(
             query, anchor = persona.history[events[match.item_id]].query, f"event-{events[match.item_id]}"
         reasons.append(Reason(match.where, tuple(match.words)[:MOST_WORDS], query, anchor))
     asked = {word for reason in reasons if reason.where == "query" for word in reason.words}
-    known = {word for reason in reasons for word in reason.words} - asked
+    known = {word for reason in reasons for words in reason.words for word in words.split()} - asked
     return Card(found, tuple(reasons), tuple(sorted(asked)), tuple(sorted(known)), str(found.why.get("rung", "")))
 
 
@@ -480,39 +484,45 @@ async def tree(service: PageService, prefix: Sequence[str]) -> dict[str, Any]:
     return {"prefix": tuple(prefix), "node": nodes[-1], "levels": levels}
 
 
+FIGURES = ("requests", "per_second", "p50_ms", "p95_ms", "p99_ms", "queue", "rejected", "thought_cache", "prefix_cache",
+           "invalid_sids")  # fmt: skip
+"""Single numbers of the admin page's ``metrics``."""
+
+
 # -- the admin page ---------------------------------------------------------------------------------------------------
 def admin_view(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that the admin page shows; parts that the service leaves out are empty."""
-    catalogue = {"current": None, "previous": None, "versions": [], **known.get("catalogue", {})}
-    buckets = list(known.get("sids", {}).get("buckets", ()))
-    most = max((bucket["items"] for bucket in buckets), default=0) or 1
-    answers = sum(rung.get("answers") or 0 for rung in known.get("rungs", ())) or 1
+    """Everything that the admin page shows; what the service leaves out is None or empty."""
+    sids = known.get("sids", {})
+    buckets = _rows(sids.get("buckets"), ("token", "items", "prefixes", "collisions", "full"))
+    most = max((bucket["items"] or 0 for bucket in buckets), default=0) or 1
+    rungs = _rows(known.get("rungs"), ("rung", "hr10", "ndcg10", "p50_ms", "p99_ms", "answers"))
+    answers = sum(rung["answers"] or 0 for rung in rungs) or 1
+    versions = ("name", "made", "items", "added", "removed", "drift", "canary", "state")
+    metrics = {"parts": {}, "problems": {}, **known.get("metrics", {})}
     return {
-        "health": {"ready": False, "state": "", "uptime_s": None, "checks": [], **known.get("health", {})},
+        "health": {"ready": False, "state": "", "uptime_s": None, **known.get("health", {})}
+        | {"checks": _rows(known.get("health", {}).get("checks"), ("name", "ok", "note"))},
         "about": known.get("about", {}),
-        "catalogue": catalogue,
-        "sids": {
-            **dict.fromkeys(("layers", "items", "prefixes", "collisions", "full", "spare")),
-            **known.get("sids", {}),
-            "buckets": [{**bucket, "width": round(100 * bucket["items"] / most, 1)} for bucket in buckets],
-            "dedup": list(known.get("sids", {}).get("dedup", ())),
-        },
-        "rungs": [
-            {**dict.fromkeys(("hr10", "ndcg10", "p50_ms", "p99_ms")), "answers": 0, **rung,
-             "share": (rung.get("answers") or 0) / answers}
-            for rung in known.get("rungs", ())
-        ],
-        "metrics": {
-            **dict.fromkeys(("requests", "per_second", "p50_ms", "p95_ms", "p99_ms", "queue", "rejected",
-                             "thought_cache", "prefix_cache", "invalid_sids")),
-            "parts": {}, "problems": {},
-            **known.get("metrics", {}),
-        },
-        "slow": known.get("slow", ()),
+        "catalogue": {"previous": None, **known.get("catalogue", {})}
+        | {"versions": _rows(known.get("catalogue", {}).get("versions"), versions)},
+        "sids": dict.fromkeys(("layers", "items", "prefixes", "collisions", "full", "spare"))
+        | {"dedup": (), **sids}
+        | {"buckets": [{**bucket, "width": round(100 * (bucket["items"] or 0) / most, 1)} for bucket in buckets]},
+        "rungs": [{**rung, "share": (rung["answers"] or 0) / answers} for rung in rungs],
+        "metrics": dict.fromkeys(FIGURES)
+        | metrics
+        | {"parts": {name: {"p50_ms": None, "p99_ms": None, **times} for name, times in metrics["parts"].items()}},
+        "slow": _rows(known.get("slow"), ("query", "ms", "rung", "items")),
         "curves": [made for drawn in known.get("curves", ()) if (made := charts.chart(drawn)) is not None],
         "plot": charts,
+        "most_buckets": MOST_BUCKETS,
         "rung_names": {rung.value for rung in Rung},
-    }  # fmt: skip
+    }
+
+
+def _rows(rows: Iterable[Mapping[str, Any]] | None, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a table with every name there, None where it was not."""
+    return [{**dict.fromkeys(names), **row} for row in rows or ()]
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
@@ -586,6 +596,15 @@ def code(token: str) -> str:
     'a_15'
     """
     return shown(token.strip("<>"), 40)
+
+
+def seconds(ms: float) -> str:
+    """Milliseconds as seconds, short ones with a digit more.
+
+    >>> seconds(39.0), seconds(1240.0)
+    ('0.04', '1.2')
+    """
+    return f"{ms / 1000:.{2 if ms < 95 else 1}f}"
 
 
 def fill(text: str, **values: Any) -> str:

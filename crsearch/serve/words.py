@@ -167,6 +167,7 @@ _TABLE: Mapping[str, tuple[str, str]] = {
     "retry": ("Try now", "立即重试"),
     "stop": ("Do not try again", "不再重试"),
     "reasoned_ready": ("Reasoned order ready: {n} moved. Show", "思考后的排序已就绪：{n} 条变化。显示"),
+    "held": ("the list still shows the first results", "列表仍是初步结果"),
     "reasoned_same": ("The thought left the order as it was.", "思考后排序不变。"),
     "shown_reasoned": ("Reasoned order shown, {n} moved.", "已显示思考后的排序，{n} 条变化。"),
     "key": ("API key", "API 密钥"),

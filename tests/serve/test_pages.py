@@ -220,6 +220,11 @@ def test_why_an_item_names_the_event_of_the_history_that_it_links_to(client):
     assert anchors and anchors <= {a["id"] for _, a in tree.found if "id" in a}
 
 
+def test_words_of_the_query_are_marked_apart_from_those_of_the_context(client):
+    raw = page(client, "/?q=phone+case&user=u00001").raw
+    assert '<mark class="query">phone</mark>' in raw and '<mark class="context">Tonobi</mark>' in raw
+
+
 def test_without_a_query_the_page_offers_people_and_searches_nothing(client, service):
     tree = page(client, "/")
     assert len([a for tag, a in tree.found if tag == "a" and "data-user" in a]) == 6
@@ -472,6 +477,23 @@ def test_an_admin_page_of_nothing_known_still_stands(client, service):
     service.admin = nothing
     tree = page(client, "/admin")
     assert "–" in tree.text and "not ready" in tree.text and tree.open == []
+
+
+def test_rows_of_which_only_some_values_are_known_are_shown(client, service):
+    async def some() -> dict[str, Any]:
+        return {
+            "health": {"checks": [{"name": "model"}]},
+            "catalogue": {"versions": [{"name": "v000001"}], "previous": None},
+            "sids": {"buckets": [{"token": "<a_1>", "items": 3}]},
+            "rungs": [{"rung": "L0"}, {"rung": "L9"}],
+            "metrics": {"parts": {"beam": {}, "new": {"p50_ms": 1.0}}},
+            "slow": [{"query": "ab"}],
+            "curves": [{"title": "t", "lines": []}],
+        }
+
+    service.admin = some
+    tree = page(client, "/admin")
+    assert "v000001" in tree.text and "L9" in tree.text and tree.open == []
 
 
 def test_shares_of_rungs_add_up_and_buckets_are_measured_by_the_fullest():

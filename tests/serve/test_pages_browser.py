@@ -252,6 +252,7 @@ def test_filters_and_systems_apply_when_ticked(tab, service):
         page.check(f"input[name=system][value={name}]")
     settled(page)
     expect(page.locator(".list.other")).to_have_count(4)
+    assert [len(request.systems) for request in service.searched][-4:] == [1, 2, 3, 4]
     expect(page.locator("input[name=system][value=crs-direct]")).to_be_disabled()
     expect(page.locator(".list.other .soft").first).to_contain_text("shared")
 
@@ -266,6 +267,7 @@ def test_the_reasoned_order_waits_while_somebody_points_at_the_list(tab, service
     offer = page.locator("#notice button")
     expect(offer).to_contain_text("Reasoned order ready")
     assert tab.titles() == first
+    expect(page.locator(".rung")).to_contain_text("the list still shows the first results")
     offer.click()
     assert tab.titles() != first
     expect(page.locator("#notice")).to_be_hidden()

@@ -27,6 +27,8 @@ function clean(value, longest = 512) {
   return points.length <= longest ? text : points.slice(0, longest).join("") + " …";
 }
 const bdi = (value, longest) => h("bdi", { dir: "auto" }, clean(value, longest));
+/** Milliseconds as seconds, short ones with a digit more. */
+const seconds = (ms) => (ms / 1000).toFixed(ms < 95 ? 2 : 1);
 const soft = (...children) => h("span", { class: "soft" }, ...children);
 const code = (token) => clean(String(token).replace(/^[<>]+|[<>]+$/g, ""), 40);
 const price = (value) => value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
@@ -237,7 +239,7 @@ async function search(url) {
         if (!mine()) return;
         if (name === "first") begin(me, data, slow);
         else if (name === "thought") thought(me, data.text);
-        else if (name === "final") finish(me, (final = data));
+        else if (name === "final") finish(me, (final = await withBeside(me, data)));
         else if (name === "error") throw fault(data.error ?? {}, 0, data.error?.retry_after ?? null);
       }
       if (!final && mine()) throw new Fault("fault_cut");
@@ -262,6 +264,18 @@ function settled(...timers) {
   $("main").removeAttribute("aria-busy");
 }
 
+/** An answer with the lists of the systems that were asked for, where the stream left them out. */
+async function withBeside(me, final) {
+  const missing = state.systems.some((name) => !final.compared?.[name]);
+  if (!missing || !final.items.length) return final;
+  try {
+    const other = await askJson("/v1/search", { body: { ...requestBody(), mode: "fast" }, signal: me.abort.signal });
+    return { ...final, compared: other.compared };
+  } catch {
+    return final;
+  }
+}
+
 /** First results: drawn at once. */
 function begin(me, data, slow) {
   me.first = data;
@@ -279,7 +293,7 @@ function thought(me, piece) {
   const place = document.querySelector("#answer .thought bdi");
   place?.append(String(piece).replace(UNSEEN, "\ufffd"));
   const timer = document.querySelector("#answer .note summary .soft");
-  if (timer) timer.textContent = fill(t.thought_for, { s: ((performance.now() - me.began) / 1000).toFixed(1) });
+  if (timer) timer.textContent = fill(t.thought_for, { s: seconds(performance.now() - me.began) });
 }
 
 function endThought() {
@@ -310,7 +324,7 @@ function finish(me, final) {
     say(moved ? fill(t.shown_reasoned, { n: moved }) : t.reasoned_same);
   };
   if (!moved || !reading(me.shown)) return apply();
-  drawHead(final);
+  drawHead(final, true);
   say(fill(t.reasoned_ready, { n: moved }));
   notice("", { mild: true, kind: "offer", actions: [[fill(t.reasoned_ready, { n: moved }), () => { apply(); $("main").focus({ preventScroll: true }); }]] });
 }
@@ -398,8 +412,11 @@ function draw(data, { pending = false, flow = false } = {}) {
   $("answer").replaceChildren(head, body);
   if (was) glide(was);
 }
-function drawHead(data) {
-  document.querySelector("#answer .head")?.replaceWith(headOf(data, false));
+/** Only what stands above the list, which is ``held`` as it was. */
+function drawHead(data, held) {
+  const head = headOf(data, false);
+  if (held) head.querySelector(".rung").append(" ", h("span", { class: "flag" }, t.held));
+  document.querySelector("#answer .head")?.replaceWith(head);
 }
 
 function headOf(data, pending) {
@@ -414,7 +431,7 @@ function headOf(data, pending) {
   const note = data.reasoning;
   if (note || pending) {
     const think = data.timings_ms?.think;
-    const said = pending ? t.thinking : [think ? fill(t.thought_for, { s: (think / 1000).toFixed(1) }) : "", note.cut ? ` · ${t.note_cut}` : "", note.cached ? ` · ${t.note_cached}` : ""].join("");
+    const said = pending ? t.thinking : [think ? fill(t.thought_for, { s: seconds(think) }) : "", note.cut ? ` · ${t.note_cut}` : "", note.cached ? ` · ${t.note_cached}` : ""].join("");
     head.append(h("details", { class: "note", open: noteOpen }, h("summary", {}, `${t.note} `, soft(said)), h("p", { class: `thought${pending ? " thinking" : ""}` }, bdi(note ? note.text : "", 4000)), h("p", { class: "soft small" }, t.note_what)));
   }
   return head;
@@ -474,7 +491,7 @@ function cardOf(item) {
   const why = (item.why?.matched_context ?? []).slice(0, 4).map((match) => ({ ...match, words: match.words.slice(0, 8) }));
   const rung = clean(item.why?.rung ?? "", 4);
   const asked = [...new Set(why.filter((match) => match.where === "query").flatMap((match) => match.words))];
-  const known = [...new Set(why.flatMap((match) => match.words))].filter((word) => !asked.includes(word));
+  const known = [...new Set(why.flatMap((match) => match.words).flatMap((words) => words.split(" ")))].filter((word) => !asked.includes(word));
   const facts = h("p", { class: "facts" });
   if (item.price !== null && item.price !== undefined) facts.append(h("b", { class: "price" }, price(item.price)), " ");
   if (item.brand) facts.append(h("span", { class: "brand" }, bdi(item.brand, 80)), " ");
