@@ -6,8 +6,8 @@ Source: details: this project (docs/serving.md).
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
@@ -27,11 +27,13 @@ from crsearch.serve.contract import (
     SearchRequest,
     StreamEvent,
 )
+from crsearch.serve.openapi import describe
 from crsearch.serve.parse import parse_json, read_model
 from crsearch.serve.problems import Problem
-from crsearch.serve.security import harden, needs, note, request_id_of
+from crsearch.serve.security import harden, log_broken, needs, note, request_id_of
 from crsearch.serve.seen import access_log
 from crsearch.serve.service import SearchService
+from crsearch.serve.text import clean_id
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -60,7 +62,7 @@ def create_app(service: SearchService, config: ServeConfig) -> FastAPI:
     @app.get("/openapi.json", include_in_schema=False)
     @needs("search")
     async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
+        return JSONResponse(describe(app))
 
     harden(app, config, watchers=(access_log, service.metrics.request))
     return app
@@ -113,7 +115,7 @@ def search_router(service: SearchService, config: ServeConfig) -> APIRouter:
         events = service.stream(asked, request_id_of(request))
         first = await anext(events)  # a problem is an error with its status, not an event
         return StreamingResponse(
-            _sse(first, events, request_id_of(request)),
+            _sse(request, first, events),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )
@@ -129,7 +131,9 @@ def search_router(service: SearchService, config: ServeConfig) -> APIRouter:
     @needs("search")
     async def item(item_id: str) -> Response:
         """The record of an item."""
-        return _json(_there(await service.item(item_id), "there is no such item in the catalogue in use"))
+        return _json(
+            _there(await service.item(clean_id(item_id, "item_id")), "there is no such item in the catalogue in use")
+        )
 
     @router.get("/v1/users")
     @needs("search")
@@ -141,7 +145,7 @@ def search_router(service: SearchService, config: ServeConfig) -> APIRouter:
     @needs("search")
     async def user(user_id: str) -> Response:
         """A user with the part of the history that a search reads."""
-        return _json(_there(await service.persona(user_id), "there is no such user"))
+        return _json(_there(await service.persona(clean_id(user_id, "user_id")), "there is no such user"))
 
     @router.get("/v1/suggest")
     @needs("search")
@@ -250,14 +254,21 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(text, status, media_type="application/json")
 
 
-async def _sse(first: StreamEvent, events: AsyncIterator[StreamEvent], request_id: str) -> AsyncIterator[str]:
-    """Events in the text form of server-sent events."""
-    yield _event(first)
-    try:
-        async for event in events:
-            yield _event(event)
-    except Problem as e:
-        yield _event(StreamEvent(name="error", data=e.body(request_id)))
+async def _sse(request: Request, first: StreamEvent, events: AsyncGenerator[StreamEvent]) -> AsyncIterator[str]:
+    """Events in the text form of server-sent events; the decoding ends when the reader goes."""
+    request_id = request_id_of(request)
+    async with aclosing(events):
+        yield _event(first)
+        try:
+            async for event in events:
+                if event.name == "final":
+                    note(request, rung=event.data.served_by.value, user_id=event.data.user_id, query=event.data.query)
+                yield _event(event)
+        except Problem as e:
+            yield _event(StreamEvent(name="error", data=e.body(request_id)))
+        except Exception as e:
+            told = log_broken(request_id, e)
+            yield _event(StreamEvent(name="error", data=told.body(request_id)))
 
 
 def _event(event: StreamEvent) -> str:

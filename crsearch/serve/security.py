@@ -54,6 +54,7 @@ __all__ = [
     "check_routes",
     "declared",
     "harden",
+    "log_broken",
     "needs",
     "note",
     "request_id_of",
@@ -122,6 +123,15 @@ def harden(
 def request_id_of(connection: Any) -> str:
     """The id of a request, as its answer has it."""
     return str(connection.scope["state"]["request_id"])
+
+
+def log_broken(request_id: str, error: Exception) -> Problem:
+    """Log what broke by type and place, and return what the caller is told.
+
+    The message of the error is left out of both: it may hold what a user sent.
+    """
+    LOG.error(json.dumps({"level": "error", "request_id": request_id, "error": _where(error)}))
+    return Problem("internal", "something broke on our side", hint="try again; give the id if it stays so")
 
 
 class _Gone(Exception):
@@ -218,8 +228,7 @@ class _Visit:
         except Problem as problem:
             await self._refuse(problem)
         except Exception as error:
-            LOG.error("request %s: %s", self.id, _where(error))
-            await self._refuse(Problem("internal", "something broke on our side", hint="try again; give the id"))
+            await self._refuse(log_broken(self.id, error))
         finally:
             notes = dict(self.scope["state"].get("notes", {}))
             if not self._front.logs_queries:
@@ -335,15 +344,20 @@ def _too_large(most: int) -> Problem:
 
 
 def _where(error: BaseException) -> str:
-    """Type and places of an error: its message may hold what a user sent, so that is left out."""
+    """Type and places of an error."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     return " < ".join([type(error).__name__, *(f"{f.filename}:{f.lineno} {f.name}" for f in reversed(frames))])
 
 
 def _raise_problem(_: Any, error: Exception) -> NoReturn:
     """Turn what the framework raises into a problem, which the front answers."""
-    if not isinstance(error, HTTPException):
-        raise Problem("invalid_request", "the request does not fit", hint="see /openapi.json") from None
+    if isinstance(error, RequestValidationError):
+        place, *_ = (e["loc"] for e in error.errors())  # (where, name of a declared parameter)
+        raise Problem(
+            "invalid_request", "a parameter is of the wrong kind or out of range", field=str(place[1]),
+            hint="see /openapi.json",
+        ) from None  # fmt: skip
+    assert isinstance(error, HTTPException)
     by_status = {status: code for code, status in reversed([*STATUS.items()])}
     code = by_status.get(error.status_code, "internal" if error.status_code >= 500 else "bad_request")
     raise Problem(code, code.replace("_", " "), hint="see /openapi.json") from None

@@ -76,5 +76,14 @@ def access_log(seen: Seen) -> None:
     LOG.info(log_line(seen))
 
 
+def log_to_stderr() -> None:
+    """Print what the server logs, one JSON line each, to standard error."""
+    log = logging.getLogger("crsearch.serve")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
 Watcher = Callable[[Seen], None]
 """Told of every request after its answer: the log, the metrics."""

@@ -17,6 +17,8 @@ import uvicorn
 from crsearch.errors import ConfigError
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.keys import Keys, require_keys_beyond_loopback
+from crsearch.serve.protocol import uvicorn_options
+from crsearch.serve.seen import log_to_stderr
 
 RUN, CONFIG = "CRSEARCH_SERVE_RUN", "CRSEARCH_SERVE_CONFIG"
 """Environment in which worker processes find what to serve."""
@@ -59,6 +61,7 @@ def make_app(run: Path, config: ServeConfig) -> Any:
     from crsearch.serve.app import create_app
     from crsearch.serve.service import SearchService
 
+    log_to_stderr()
     settings, _ = finished(run)
     torch.set_num_threads(threads(settings, config.workers))
     return create_app(SearchService(run, config), config)
@@ -89,15 +92,9 @@ def _uvicorn_config(app: Any, config: ServeConfig, **more: Any) -> uvicorn.Confi
     return uvicorn.Config(
         app,
         host=config.host,
-        port=config.port,
-        access_log=False,
         log_level="warning",
-        server_header=False,
-        h11_max_incomplete_event_size=config.limits.header_bytes,
-        http="h11",
-        timeout_keep_alive=10,
         timeout_graceful_shutdown=round(config.drain_seconds),
-        limit_concurrency=1_000,
+        **uvicorn_options(config),
         **more,
     )
 

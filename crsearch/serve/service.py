@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -261,7 +261,7 @@ class SearchService:
         compared = {name: await self._beside(asked, name) for name in dict.fromkeys(request.systems)}
         return replace(answer, compared=compared)
 
-    async def stream(self, request: SearchRequest, request_id: str | None = None) -> AsyncIterator[StreamEvent]:
+    async def stream(self, request: SearchRequest, request_id: str | None = None) -> AsyncGenerator[StreamEvent]:
         """First results at once, then the thought as it is written, then the final list.
 
         Raises:

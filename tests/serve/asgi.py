@@ -11,8 +11,8 @@ from crsearch.serve.doctor import Reply, Send
 PIECE = 65_536
 
 
-def sender(app: Any, key: str | None = None) -> Send:
-    """Sends cases to ``app`` as a server would."""
+def sender(app: Any, key: str | None = None, leave_after: bytes | None = None) -> Send:
+    """Sends cases to ``app`` as a server would; the client goes when it has read ``leave_after``."""
 
     async def send(case: Case) -> Reply | None:
         raw, _, query = case.path.replace("$KEY", key or "").partition("?")
@@ -41,7 +41,8 @@ def sender(app: Any, key: str | None = None) -> Send:
 
         async def take(message: dict[str, Any]) -> None:
             sent.append(message)
-            if message["type"] == "http.response.body" and not message.get("more_body"):
+            is_left = leave_after is not None and leave_after in message.get("body", b"")
+            if is_left or (message["type"] == "http.response.body" and not message.get("more_body")):
                 is_over.set()
 
         await asyncio.wait_for(app(scope, receive, take), 30)

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import html
 import json
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import httpx2
@@ -12,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from crsearch.serve.config import ServeConfig
+from crsearch.serve.config import LimitsConfig, ServeConfig
 from crsearch.serve.contract import Judgement, SearchRequest, Strict
 from crsearch.serve.parse import parse_json, read_model
 from crsearch.serve.problems import Problem
@@ -27,6 +28,8 @@ KEYS = {
     "CRSEARCH_METRICS_KEY": "metrics-key-0123456789",
 }
 SETTINGS = ServeConfig()
+QUICK = ServeConfig(limits=LimitsConfig(body_seconds=0.5))
+"""Cuts who sends slowly off soon."""
 
 
 def bearer(name: str) -> dict[str, str]:
@@ -195,6 +198,28 @@ async def listening(app: Any, config: ServeConfig = SETTINGS, **options: Any) ->
         await task
 
 
+@contextlib.contextmanager
+def served(app: Any, config: ServeConfig = QUICK, **options: Any) -> Iterator[str]:
+    """The address of a server in a thread."""
+    started, stop, at = threading.Event(), list[Any](), list[str]()
+
+    async def go() -> None:
+        async with listening(app, config, **options) as port:
+            at.append(f"http://127.0.0.1:{port}")
+            stop.append((asyncio.get_running_loop(), asyncio.Event()))
+            started.set()
+            await stop[0][1].wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(go(),))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield at[0]
+    finally:
+        stop[0][0].call_soon_threadsafe(stop[0][1].set)
+        thread.join()
+
+
 async def raw(port: int, *parts: bytes, wait: float = 0.0, within: float = 5.0) -> bytes:
     """What the server answers to bytes, until it ends the connection or ``within`` seconds are over."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -225,4 +250,4 @@ def json_of(answer: bytes) -> Any:
     return json.loads(answer.partition(b"\r\n\r\n")[2])
 
 
-__all__ = ["KEYS", "Keys", "ask", "bearer", "client", "error_of", "json_of", "listening", "raw", "small_app"]
+__all__ = ["KEYS", "Keys", "ask", "bearer", "client", "error_of", "json_of", "listening", "raw", "served", "small_app"]
