@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import pytest
 from fake_service import HOSTILE, FakeService, fake_app
+from payloads import PAYLOADS
 
 CHROMIUM = os.environ.get("CRSEARCH_CHROMIUM") or shutil.which("chromium")
 AXE = os.environ.get("CRSEARCH_AXE")
@@ -549,7 +550,7 @@ AXED = [
 
 @pytest.mark.skipif(not AXE, reason="CRSEARCH_AXE does not name axe.min.js (npm pack axe-core)")
 @pytest.mark.parametrize("url", AXED)
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 320)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 320), ("dark", 320)])
 def test_j5_axe_finds_nothing(tabs, url, scheme, width):
     tab = tabs(color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True, reduced_motion="reduce")
     page = tab.open(url)
@@ -557,7 +558,10 @@ def test_j5_axe_finds_nothing(tabs, url, scheme, width):
         summary.click()
     page.wait_for_timeout(200)
     page.add_script_tag(path=AXE)
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations)")
+    found = page.evaluate(
+        """axe.run(document, {rules: {"color-contrast-enhanced": {enabled: true}, "target-size": {enabled: true}}})
+            .then((result) => result.violations)"""
+    )
     said = [f"{v['impact']} {v['id']}: {v['help']}: {[n['target'] for n in v['nodes']][:3]}" for v in found]
     assert said == []
 
@@ -639,6 +643,58 @@ def test_h8_no_payload_runs_where_the_script_draws(tab, service):
     page.wait_for_timeout(400)
     assert page.evaluate("window.__hit") is None and page.locator("img").count() == 0
     assert tab.complaints == []
+
+
+def test_h8_no_payload_runs_from_titles_brands_suggestions_or_thoughts(tab, service, monkeypatch):
+    for item, text in zip(
+        [item for item in service.items.values() if "phone" in item["title"]], PAYLOADS, strict=False
+    ):
+        item |= {"brand": text, "category": [text, text], "attributes": {text: text}, "description": text}
+    known = list(service.items.values())
+    for n, text in enumerate(PAYLOADS):
+        service.items[f"p{n}"] = {
+            **known[0],
+            "item_id": f"p{n}",
+            "title": f"phone {text}",
+            "brand": text,
+            "category": [text],
+        }
+
+    async def suggest(*_: object) -> list[str]:
+        return list(PAYLOADS)
+
+    monkeypatch.setattr(service, "suggest", suggest)
+    monkeypatch.setattr(service, "_thought", lambda *_: " ".join(PAYLOADS))
+    service.think_ms = 0
+    for address in ("/?user=u00001&k=100&system=bm25", "/?user=u00001&k=100&system=bm25&q=phone"):
+        page = tab.open(address)
+        page.locator("#q").fill("")
+        page.locator("#q").press_sequentially("ph")
+        expect(page.locator("#suggested [role=option]").first).to_be_visible()
+        search(page, "phone")
+        settled(page)
+        assert page.locator(".card").count() == 100
+        page.locator(".card .sid a[data-sid='a_0']").first.click()
+        expect(page.locator("#tree .examples li").first).to_be_visible()
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.__hit") is None
+        assert (
+            page.locator("main script, main img, main iframe, main svg:not([viewBox]), aside script, aside img").count()
+            == 0
+        )
+    assert tab.complaints == []
+
+
+def test_h8_no_payload_runs_from_the_address(tab, service):
+    assert len(PAYLOADS) >= 60
+    for text in PAYLOADS:
+        said = quote(text)
+        of = f"of={said}&addq={said}&add={said}"
+        page = tab.open(f"/?q={said}&user={said}&{of}&find={said}&brand={said}&sid={said}&system={said}&lang={said}")
+        assert page.evaluate("window.__hit") is None, text
+    assert {asked.split("/")[2] for asked in tab.asked} == {page.url.split("/")[2]}
+    refused = "the server responded with a status of"  # of an unknown system, and of an event longer than allowed
+    assert [said for said in tab.complaints if refused not in said] == []
 
 
 # -- J8: nothing found ------------------------------------------------------------------------------------------------

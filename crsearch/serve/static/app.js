@@ -220,6 +220,7 @@ async function search(url) {
   const me = (running = { url, abort: new AbortController(), first: null, began: 0 });
   const mine = () => running === me;
   $("answer").classList.add("stale");
+  $("answer").classList.toggle("waiting", !answer); // what stands below makes room at once, not when results come
   $("main").setAttribute("aria-busy", "true");
   say(t.searching);
   const slow = setTimeout(() => mine() && !me.first && notice(t.slow, { mild: true, actions: [[t.cancel, stopped]] }), SLOW_MS);
@@ -260,7 +261,7 @@ async function search(url) {
 
 function settled(...timers) {
   timers.forEach(clearTimeout);
-  $("answer").classList.remove("stale");
+  $("answer").classList.remove("stale", "waiting");
   $("main").removeAttribute("aria-busy");
 }
 
