@@ -360,6 +360,42 @@ def doctor(
     raise typer.Exit(show_examination(found, url, as_json=as_json))
 
 
+@app.command(short_help="Measure speed, with floors.")
+def bench(
+    name: Annotated[Literal["serve"], typer.Argument(help="serve: latencies, throughput and overload of a server.")],
+    run_folder: RunFolder,
+    seconds: Annotated[float, typer.Option(min=1, metavar="S", help="Length of the overload.")] = 60.0,
+    requests: Annotated[int, typer.Option(min=10, metavar="N", help="Requests of each latency.")] = 300,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a served run on this machine: each figure with the floor that a release must hold."""
+    from crsearch.bench.serve import bench_serve
+    from crsearch.cli.progress import working
+    from crsearch.cli.show import show_figures
+
+    with working("measuring"):
+        figures = bench_serve(run_folder, seconds=seconds, requests=requests)
+    show_figures(figures, as_json=as_json)
+
+
+@app.command(short_help="Break a served run in many ways.")
+def verify(
+    run_folder: RunFolder,
+    swaps: Annotated[int, typer.Option(min=2, metavar="N", help="Catalogue swaps under load.")] = 100,
+    restarts: Annotated[int, typer.Option(min=1, metavar="N", help="Restarts with requests under way.")] = 50,
+    soak: Annotated[float, typer.Option(min=1, metavar="S", help="Seconds of steady load.")] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a copy of a run and break it: swaps, restarts, kill -9, hostile requests, a soak; say what was lost."""
+    from crsearch.bench.verify import verify as verify_run
+    from crsearch.cli.progress import working
+    from crsearch.cli.show import show_figures
+
+    with working("verifying"):
+        figures = verify_run(run_folder, swaps=swaps, restarts=restarts, soak_seconds=soak)
+    show_figures(figures, as_json=as_json)
+
+
 # -- data -------------------------------------------------------------------------------------------------------------
 @app.command(short_help="Write the records of a simulated shop.")
 def simulate(

@@ -15,6 +15,7 @@ from crsearch.cli.progress import run_progress, working
 from crsearch.config import Settings
 
 if TYPE_CHECKING:
+    from crsearch.bench.figures import Figure
     from crsearch.records.importers import ImportReport
     from crsearch.records.store import Dataset
     from crsearch.serve.contract import Answer
@@ -178,6 +179,22 @@ def show_answer(answer: "Answer", out: Console | None = None) -> None:
         table.add_row(*row)
     out.print(table)
     typer.echo(f"\n{answer.timings_ms['total']:.0f} ms, {answer.served_by}: {answer.why_rung}")
+
+
+def show_figures(figures: Sequence["Figure"], *, as_json: bool, out: Console | None = None) -> None:
+    """Measured figures with their floors."""
+    if as_json:
+        echo_json([figure.plain() for figure in figures])
+        return
+    table = plain_table()
+    for column in ("", "what", "measured", "floor", "", "how"):
+        table.add_column(column, justify="right" if column in ("measured", "floor") else "left")
+    for f in figures:
+        sign = {"lower": "at most", "higher": "at least"}[f.better]
+        floor = "" if f.floor is None else f"{sign} {f.floor:g} {f.unit}"
+        held = {None: "", True: "holds", False: "DOES NOT HOLD"}[f.holds]
+        table.add_row(f.key, f.what, f"{f.value:,.1f} {f.unit}", floor, held, f.how)
+    (out or stdout()).print(table)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -95,6 +95,12 @@ def rung_rows(results: Mapping[str, Any], recent: Recent) -> list[dict[str, Any]
     return rows
 
 
+def cuts_pay(results: Mapping[str, Any]) -> bool:
+    """Whether a cut thought is better than none on the run's test users; not measured = no."""
+    means = [results.get("rungs", {}).get(rung, {}).get("NDCG@10", {}).get("mean") for rung in ("L2", "L3")]
+    return None not in means and means[0] > means[1]
+
+
 def tree_load(index: Index) -> dict[str, Any]:
     """Load of the tree of semantic IDs, and what is left of the deduplication codes."""
     codes_NL, alive_N = index.book.codes_NL, index.alive_N

@@ -23,11 +23,13 @@ from crsearch.serve.contract import (
     Forget,
     ItemsChange,
     ItemsRemoval,
+    Judgement,
     Rollback,
     SearchRequest,
     StreamEvent,
 )
 from crsearch.serve.openapi import describe
+from crsearch.serve.pages import pages_router
 from crsearch.serve.parse import parse_json, read_model
 from crsearch.serve.problems import Problem
 from crsearch.serve.security import harden, log_broken, needs, note, request_id_of
@@ -48,7 +50,7 @@ def create_app(service: SearchService, config: ServeConfig) -> FastAPI:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         starting = asyncio.create_task(service.start())  # /livez answers meanwhile
-        starting.add_done_callback(lambda task: None if task.cancelled() else task.exception())
+        starting.add_done_callback(service.started)
         yield
         await service.stop()
 
@@ -57,7 +59,8 @@ def create_app(service: SearchService, config: ServeConfig) -> FastAPI:
         description="Search that reads the whole context, thinks, and ranks.",
     )  # fmt: skip
     app.state.service = service
-    app.router.routes += search_router(service, config).routes  # on the application itself: harden looks at each
+    for router in (search_router(service, config), pages_router(service, config)):
+        app.router.routes += router.routes  # on the application itself: harden looks at each
 
     @app.get("/openapi.json", include_in_schema=False)
     @needs("search")
@@ -125,6 +128,13 @@ def search_router(service: SearchService, config: ServeConfig) -> APIRouter:
     async def chat(request: Request) -> Response:
         """The same in OpenAI's shape: ``choices`` are the ranked items."""
         return _json(completion(await answered(request, search_of(await body(request, ChatRequest)))))
+
+    @router.post("/v1/feedback", openapi_extra=_takes(Judgement), status_code=202)
+    @needs("search")
+    async def feedback(request: Request) -> Response:
+        """What a user did with an item of an answer."""
+        await service.judge(await body(request, Judgement))
+        return _json({"status": "kept"}, 202)
 
     # -- looking around -----------------------------------------------------------------------------------------------
     @router.get("/v1/items/{item_id}")

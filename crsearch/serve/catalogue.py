@@ -197,6 +197,10 @@ class CatalogueStore:
                 self._held = self._read(name)
             return self._held
 
+    def glance(self) -> Version:
+        """The version in use; that of a run which was never served is made in memory and nothing is written."""
+        return self.load() if (self.place / _CURRENT).exists() else self._first()[0]
+
     def warm(self) -> None:
         """Have the encoder ready, so that the first new item does not wait for it to be fitted."""
         self._new(self.load())
@@ -321,6 +325,10 @@ class CatalogueStore:
         return "v000001"
 
     def _publish_first(self) -> None:
+        self._write(*self._first())
+
+    def _first(self) -> "tuple[Version, pl.DataFrame]":
+        """The catalogue as the run left it, and its table."""
         run = RunDirectory.reading(self.run)
         if run.stage("sids") is None:
             raise RunError(f"{self.run}: the run has no semantic IDs yet; finish it with crsearch run --resume")
@@ -340,7 +348,7 @@ class CatalogueStore:
             token_ids_V=token_ids_V,
             about=about,
         )
-        self._write(version, frame)
+        return version, frame
 
     def _parent(self, given: Sequence[object]) -> Version:
         """The version in use, its files checked even if it is in hand: the next one copies from them."""

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from crsearch.decode.beam import beam_search
+from crsearch.decode.store import PrefixStore
 from crsearch.decode.thoughts import think_then_rank
 from crsearch.decode.trie import TrieMask
 from crsearch.errors import ModelError
@@ -118,10 +119,22 @@ class Engine:
         batch: most jobs decoded together.
         queue: most jobs that wait.
         think_tokens: longest thought.
+        cuts_pay: a cut thought is better than none.
+        store: keys of contexts that were read, so that a user's next search reads its query only; none = none is kept.
     """
 
-    def __init__(self, model_key: str, cache: ThoughtCache, *, batch: int, queue: int, think_tokens: int) -> None:
-        self.model_key, self.cache = model_key, cache
+    def __init__(
+        self,
+        model_key: str,
+        cache: ThoughtCache,
+        *,
+        batch: int,
+        queue: int,
+        think_tokens: int,
+        cuts_pay: bool = False,
+        store: PrefixStore | None = None,
+    ) -> None:
+        self.model_key, self.cache, self.store, self.cuts_pay = model_key, cache, store, cuts_pay
         self.batch, self.queue, self.think_tokens = batch, queue, think_tokens
         self.costs = Costs()
         self.decoded: dict[int, int] = {}
@@ -232,7 +245,7 @@ class Engine:
             return Plan(Rung.DIRECT, 0, "")
         remaining = 1e3 * (job.deadline - time.monotonic())
         cached = job.mode != "fast" and self._key(job) in self.cache
-        return plan(job.mode, remaining, self.costs, batch, self.think_tokens, cached=cached)
+        return plan(job.mode, remaining, self.costs, batch, self.think_tokens, cached=cached, cuts_pay=self.cuts_pay)
 
     def _key(self, job: Job) -> str:
         return prompt_key(self.model_key, job.trunk)
@@ -280,7 +293,14 @@ class Engine:
             thoughts = [None if t is None else t.ids for t in kept]
         prompts = [_after(index, job.trunk, thought) for job, thought in zip(jobs, thoughts, strict=True)]
         rows_BK, scores_BK = beam_search(
-            index.bundle.model, prompts, index.trie, jobs[0].width, mask=[j.mask for j in jobs], batch=n
+            index.bundle.model,
+            prompts,
+            index.trie,
+            jobs[0].width,
+            mask=[job.mask for job in jobs],
+            batch=n,
+            store=self.store,
+            owners=[job.owner or None for job in jobs],
         )
         took = 1e3 * (time.monotonic() - begun)
         # one call reads and ranks: the parts are told apart by what thinking batches measured
@@ -307,6 +327,8 @@ class Engine:
             forbidden=index.forbidden,
             mask=[job.mask for job in jobs],
             watch=watch,
+            store=self.store,
+            owners=[job.owner or None for job in jobs],
         )
         timings = watch.timings(self.costs)
         out = []

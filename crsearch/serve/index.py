@@ -15,7 +15,7 @@ from crsearch.context.serialiser import Serialiser
 from crsearch.decode.trie import TrieMask
 from crsearch.errors import ConfigError
 from crsearch.models.bundle import Bundle
-from crsearch.pipeline.systems import FINAL, RUNGS, SYSTEMS
+from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, RUNGS, SYSTEMS
 from crsearch.pipeline.workspace import Workspace, language
 from crsearch.records.types import Context, RankedList, Searcher
 from crsearch.searchers.popularity import query_key
@@ -140,8 +140,7 @@ class Index:
             name: system.what
             for name, system in SYSTEMS.items()
             if (system.stage in ("", FINAL) or system.stage in trained)
-            and not name.endswith("-thought")
-            and name != "bm25-tuned"
+            and name not in (*REPLACED_THOUGHTS, "bm25-tuned")  # these need the run's test users
             and system.lacks(self.space) is None
         }
 

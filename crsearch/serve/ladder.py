@@ -2,14 +2,15 @@
 
     remaining = deadline - now - margin
     L1   a cached thought is there and read + beam <= remaining
-    L0   read + beam + step * typical thought <= remaining   (closed at what fits: then it was L2)
-    L2   mode think, and at least one step fits
+    L0   read + beam + step * long thought <= remaining   (one that runs into the deadline is closed: then it was L2)
+    L2   mode think, at least one step fits, and a cut thought is better than none in this run
     L3   read + beam <= remaining
     else the model is not asked (L4 to L6)
 
-``read``, ``step`` and ``beam`` are what this server measured for batches of this size.
+``read``, ``step``, ``beam`` and the longest of the newest thoughts are what this server measured. Whether a cut thought
+is better than none stands in ``results.json`` of the run; in the demo it is far worse (docs/log.md).
 
-Source: details: this project (docs/serving.md); the order of the rungs is that of quality on the run's own test users.
+Source: details: this project (docs/serving.md).
 """
 
 from collections import deque
@@ -55,6 +56,11 @@ class Measured:
         """One measurement."""
         self.seen.append((batch, ms))
 
+    @property
+    def most(self) -> float:
+        """The largest of the newest measurements."""
+        return max((ms for _, ms in self.seen), default=self.default)
+
     def __call__(self, batch: int) -> float:
         """Expected milliseconds of a batch; at least those of the cheapest one seen, never less for a larger batch."""
         if not self.seen:
@@ -76,7 +82,7 @@ class Costs:
     """One token of the thoughts of a batch."""
     beam: Measured = field(default_factory=lambda: Measured(20.0))
     """Ranking after the thoughts or at once."""
-    thought: Measured = field(default_factory=lambda: Measured(24.0))
+    thought: Measured = field(default_factory=lambda: Measured(48.0))
     """Tokens of a thought, not milliseconds; the batch size plays no part."""
 
     def answer(self, batch: int) -> float:
@@ -91,7 +97,16 @@ AROUND_MS = 5.0
 """What an answer takes beside the model: parsing, hydrating, sending."""
 
 
-def plan(mode: Mode, remaining_ms: float, costs: Costs, batch: int, think_tokens: int, *, cached: bool) -> Plan:
+def plan(
+    mode: Mode,
+    remaining_ms: float,
+    costs: Costs,
+    batch: int,
+    think_tokens: int,
+    *,
+    cached: bool,
+    cuts_pay: bool = False,
+) -> Plan:
     """The best rung that keeps the deadline.
 
     Args:
@@ -101,6 +116,7 @@ def plan(mode: Mode, remaining_ms: float, costs: Costs, batch: int, think_tokens
         batch: how many requests would be decoded together.
         think_tokens: most tokens of a thought.
         cached: a thought for this very prompt is in the cache.
+        cuts_pay: a cut thought is better than none.
 
     >>> plan("auto", 400.0, Costs(), 1, 48, cached=False).rung, plan("auto", 100.0, Costs(), 1, 48, cached=False).rung
     (<Rung.FRESH: 'L0'>, <Rung.DIRECT: 'L3'>)
@@ -113,7 +129,7 @@ def plan(mode: Mode, remaining_ms: float, costs: Costs, batch: int, think_tokens
     if cached:
         return Plan(Rung.CACHED, 0, "the thought for this context was in the cache")
     tokens = int(room / (MARGIN * costs.step(batch)))
-    wanted = min(think_tokens, costs.thought(1)) if mode == "auto" else 1
+    wanted = 1 if mode == "think" and cuts_pay else min(think_tokens, costs.thought.most)
     if tokens < wanted:
         return Plan(Rung.DIRECT, 0, f"{remaining_ms:.0f} ms left no time for a thought", "think_budget")
     return Plan(Rung.FRESH, min(think_tokens, tokens), "the deadline left time for a thought")

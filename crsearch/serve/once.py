@@ -24,12 +24,12 @@ def search_once(run: Path, request: SearchRequest) -> Answer:
 
 
 async def _search(run: Path, request: SearchRequest) -> Answer:
-    service = SearchService(run, ServeConfig())
+    service = SearchService(run, ServeConfig(), writes=False)
     service.engine.start()
     try:
         answer = await service.search(request)
     except Problem as e:
-        raise DataError(f"{run}: {e.message}: {e.hint}") from e
+        raise DataError(f"{e.message}: {e.hint}") from e
     finally:
         await service.stop()
     if "model_error" in answer.degraded:

@@ -43,7 +43,10 @@ def serve(run: Path, config: ServeConfig, announce: Callable[[str], None] = lamb
     announce(f"http://{config.host}:{port}")
     if config.workers == 1:
         app = make_app(run, config)
-        Server(_uvicorn_config(app, config), app.state.service.drain).run([bound])
+        service = app.state.service
+        Server(_uvicorn_config(app, config), service.drain).run([bound])
+        if service.failure is not None:
+            raise service.failure
         return
     from uvicorn.supervisors import Multiprocess
 

@@ -9,6 +9,7 @@ Source: details: this project (docs/serving.md).
 
 import asyncio
 import json
+import signal
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -18,18 +19,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from crsearch.errors import CrsearchError, RunError
+from crsearch.decode.store import PrefixStore
+from crsearch.errors import CrsearchError, DataError, RunError
 from crsearch.pipeline.again import finished
 from crsearch.pipeline.workspace import Workspace, device
 from crsearch.records.types import Context, Item, RankedList
 from crsearch.runs import RunDirectory, digest, silent
-from crsearch.serve.admin import Recent, curves, rung_rows, tree_load
+from crsearch.serve.admin import Recent, curves, cuts_pay, rung_rows, tree_load
 from crsearch.serve.catalogue import About, CatalogueStore, Version
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contexts import Contexts
 from crsearch.serve.contract import (
     Answer,
     Found,
+    Judgement,
     Persona,
     Reasoning,
     Rung,
@@ -38,6 +41,7 @@ from crsearch.serve.contract import (
     StreamEvent,
 )
 from crsearch.serve.engine import Engine, Job, Outcome
+from crsearch.serve.feedback import FeedbackStore, UnknownRequest, feedback_file
 from crsearch.serve.index import RUNG_SYSTEMS, Allowed, Index
 from crsearch.serve.ladder import AROUND_MS, MARGIN, Measured
 from crsearch.serve.metrics import Metrics
@@ -53,6 +57,7 @@ COMPARE_SECONDS = 10.0
 """Longest wait for a system that stands beside; it is asked when the answer is there."""
 FULL = "sid_space_full: no deduplication code is left for an item; train again with more sids.spare_duplicates"
 REFUSED = "add takes ids that are not in the catalogue, replace and remove those that are; see crsearch items list"
+JUDGE = "judge items of an answer of this server, by its request_id"
 POOL = 4
 """Threads for all that is not decoding."""
 
@@ -83,13 +88,14 @@ class SearchService:
     Args:
         run: folder of the run.
         config: of the server.
+        writes: keep catalogue versions and feedback below ``RUN/serving``; else nothing is written.
 
     Raises:
         RunError: no finished run.
         ModelError, SidError, DataError: its files are broken or do not belong together.
     """
 
-    def __init__(self, run: Path, config: ServeConfig) -> None:
+    def __init__(self, run: Path, config: ServeConfig, *, writes: bool = True) -> None:
         from crsearch.models.bundle import load_bundle
 
         self.run, self.config = run, config
@@ -104,13 +110,25 @@ class SearchService:
         self.model_key = digest(weights["sha256"])[:12]
         self.contexts = Contexts(self.space.dataset, settings.context.max_events)
         self.store = CatalogueStore(run)
-        self.index = self._index(self.store.load())
+        self.index = self._index(self.store.load() if writes else self.store.glance())
+        self.feedback = FeedbackStore(feedback_file(run)) if writes else None
         self.cache = ThoughtCache(config.thoughts)
         self.metrics, self.recent = Metrics(), Recent()
         limit = settings.decode.think_tokens if config.think_tokens is None else config.think_tokens
-        self.engine = Engine(self.model_key, self.cache, batch=config.batch, queue=config.queue, think_tokens=limit)
+        self.prefixes = PrefixStore(config.prefix_mib << 20) if config.prefix_mib else None
+        self.engine = Engine(
+            self.model_key,
+            self.cache,
+            batch=config.batch,
+            queue=config.queue,
+            think_tokens=limit,
+            cuts_pay=cuts_pay(found),
+            store=self.prefixes,
+        )
         self.fallback_ms = {rung: Measured(10.0) for rung in RUNG_SYSTEMS}
         self.is_ready = self.is_draining = False
+        self.failure: BaseException | None = None
+        """Why it could not start."""
         self.last_error = ""
         """Why the newest catalogue version was refused; "" = it was not."""
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="crsearch-pool")
@@ -139,6 +157,13 @@ class SearchService:
         await self._warm_model()
         self.is_ready = True
         self._keep(self._guard())
+        self._keep(self._in_pool(self.store.warm))  # else the first new item waits for the encoder
+
+    def started(self, task: "asyncio.Task[None]") -> None:
+        """Told of the end of ``start``; where that failed, ``failure`` says why and the process is asked to end."""
+        self.failure = None if task.cancelled() else task.exception()
+        if self.failure is not None:
+            signal.raise_signal(signal.SIGTERM)
 
     def drain(self) -> None:
         """Not ready from now on; what is under way goes on."""
@@ -153,6 +178,8 @@ class SearchService:
         for task in list(self._kept):
             task.cancel()
         self.engine.stop()
+        if self.feedback is not None:
+            await self._in_pool(self.feedback.close)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -194,7 +221,7 @@ class SearchService:
         context = Context(search_id="warm", user_id="", query="a")
         for rung in RUNG_SYSTEMS:
             for _ in range(2):
-                self._lexical(self.index, context, rung, 10, None)
+                self.lexical(self.index, context, rung, 10, None)
 
     async def _guard(self) -> None:
         """Take new catalogue versions into use; go on without a batch that hangs."""
@@ -310,6 +337,37 @@ class SearchService:
         """Count an answer, and keep what was shown, so that clicks on it can be told later."""
         self.metrics.answered(answer)
         self.recent.add(answer)
+        feedback = self.feedback
+        if feedback is not None and answer.items:
+            shown = [item.id for item in answer.items]
+            self._pool.submit(
+                feedback.served,
+                answer.request_id,
+                asked_by.user_id,
+                answer.query,
+                None,  # now
+                asked_by.place,
+                shown,
+                answer.versions["catalogue"],
+                answer.served_by.value,
+            )
+
+    async def judge(self, judgement: Judgement) -> None:
+        """Keep what a user did with an item of an answer.
+
+        Raises:
+            Problem: no such answer is remembered, or the item was not shown in it.
+        """
+        if self.feedback is None:
+            raise Problem("not_found", "this service keeps no feedback")
+        try:
+            await self._in_pool(
+                lambda: self.feedback.judge(judgement.request_id, judgement.item_id, judgement.kind)  # type: ignore[union-attr]
+            )
+        except UnknownRequest as e:
+            raise Problem("not_found", "no such answer is remembered", field="request_id", hint=JUDGE) from e
+        except DataError as e:
+            raise Problem("invalid_request", "the item was not shown in it", field="item_id", hint=JUDGE) from e
 
     def _ask(self, request: SearchRequest) -> Asked:
         """Clean a request and read its context; in the pool."""
@@ -393,12 +451,13 @@ class SearchService:
         """The best rung below the model that finds something."""
         k = asked.request.top_k
         for below in (r for r in RUNG_SYSTEMS if r >= rung):
-            found = await self._in_pool(lambda b=below: self._lexical(asked.index, asked.context, b, k, asked.allowed))  # type: ignore[misc]
+            found = await self._in_pool(lambda b=below: self.lexical(asked.index, asked.context, b, k, asked.allowed))  # type: ignore[misc]
             if found.item_ids or below is Rung.POPULAR:
                 return self._envelope(asked, outcome, below, found)
         raise AssertionError("the last rung answers always")
 
-    def _lexical(self, index: Index, context: Context, rung: Rung, k: int, allowed: Allowed | None) -> RankedList:
+    def lexical(self, index: Index, context: Context, rung: Rung, k: int, allowed: Allowed | None) -> RankedList:
+        """The list of a rung that does not ask the model; any thread."""
         began = time.monotonic()
         found = index.ranked(index.searcher(RUNG_SYSTEMS[rung]), context, k, allowed)
         self.fallback_ms[rung].add(1, 1e3 * (time.monotonic() - began))
@@ -556,6 +615,7 @@ class SearchService:
         index, recent, engine = self.index, self.recent, self.engine
         total = recent.percentiles("total")
         seen = self.cache.hits + self.cache.misses
+        prefixes = None if self.prefixes is None else self.prefixes.stats
         versions = self.store.versions()
         here = next((v for v in versions if v.name == index.name), None)
         return {
@@ -584,6 +644,9 @@ class SearchService:
                 "queue": engine.waiting,
                 "rejected": int(self.metrics.value("rejected")),
                 "thought_cache": round(self.cache.hits / seen, 3) if seen else None,
+                "prefix_cache": None
+                if prefixes is None
+                else round(prefixes.tokens_reused / max(1, prefixes.tokens_reused + prefixes.tokens_read), 3),
                 "invalid_sids": engine.invalid,
                 "parts": {part: recent.percentiles(part) for part in ("queue", "prompt", "think", "beam", "hydrate")},
             },
@@ -629,7 +692,8 @@ class SearchService:
     async def forget(self, user_id: str) -> int:
         """Drop what is kept in memory of a user, who is a stranger from now on; how many things there were."""
         self.contexts.forgotten.add(user_id)
-        return self.cache.forget(user_id)
+        dropped = self.cache.forget(user_id)
+        return dropped + (self.prefixes.forget(user_id) if self.prefixes is not None else 0)
 
     # -- helpers ------------------------------------------------------------------------------------------------------
     async def _in_pool(self, work: Callable[[], Made]) -> Made:

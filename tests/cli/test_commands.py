@@ -1,6 +1,7 @@
 """Every command does what it says: results on standard output, all else on standard error."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -90,13 +91,13 @@ def test_search_prints_the_thought_then_the_items(crsearch, tiny_run):
     lines = crsearch("search", tiny_run, "case", "--user", "u00000", "-k", 3).stdout.splitlines()
     assert lines[0].startswith("thought  ")
     assert [line.split()[0] for line in lines[2:5]] == ["1", "2", "3"]
-    assert lines[-1].endswith(" ms")
+    assert re.fullmatch(r"\d+ ms, L[02]: .+", lines[-1])
 
 
 def test_search_without_a_thought_as_json(crsearch, tiny_run):
     found = json.loads(crsearch("search", tiny_run, "case", "--no-think", "--json", "-k", 3).stdout)
-    assert found["thought"] is None
-    assert found["items"][0].keys() == {"rank", "item_id", "title", "brand", "price", "sid", "score"}
+    assert found["reasoning"] is None and found["served_by"] == "L3"
+    assert {"rank", "id", "title", "brand", "price", "sid", "score", "why"} <= found["items"][0].keys()
     scores = [item["score"] for item in found["items"]]
     assert scores == sorted(scores, reverse=True)
 

@@ -14,8 +14,9 @@ from pages import DOCS, PAGES, ROOT, fenced, name_of, read, without_blocks
 from pydantic import BaseModel
 
 from crsearch.cli.main import app
-from crsearch.config import PRESETS, Settings, load_settings
+from crsearch.config import PRESETS, Settings, load_section, load_settings
 from crsearch.pipeline.systems import SYSTEMS
+from crsearch.serve.config import ServeConfig
 from crsearch.train.objectives import VARIANTS
 
 SECTIONS = [n for n, f in Settings.model_fields.items() if isinstance(getattr(Settings(), n), BaseModel)]
@@ -158,7 +159,9 @@ def test_commands_are_understood_by_the_command_line(page):
             name, *arguments = arguments
             command = command.commands[name]
         given = command.make_context(name, arguments).params
-        if given.get("set_"):
+        if given.get("set_") and name == "serve":
+            load_section(ServeConfig, None, given["set_"])
+        elif given.get("set_"):
             load_settings(None, given["set_"])
 
 

@@ -22,7 +22,7 @@ THOUGHT = ANSWER + MARGIN * 2 * 20
     [
         ("auto", THOUGHT + 1, False, Rung.FRESH, None),
         ("auto", THOUGHT - 1, False, Rung.DIRECT, "think_budget"),
-        ("think", THOUGHT - 1, False, Rung.FRESH, None),  # will be cut
+        ("think", THOUGHT - 1, False, Rung.DIRECT, "think_budget"),
         ("think", ANSWER + 1, False, Rung.DIRECT, "think_budget"),
         ("auto", ANSWER + 1, True, Rung.CACHED, None),
         ("fast", THOUGHT + 1, True, Rung.DIRECT, None),
@@ -35,10 +35,23 @@ def test_the_rung_is_the_best_that_keeps_the_deadline(mode, remaining, cached, r
     assert (found.rung, found.degraded) == (rung, degraded)
 
 
-def test_a_thought_gets_the_tokens_that_fit_and_no_more_than_the_limit():
+def test_a_thought_is_begun_only_to_be_cut_where_cuts_pay():
     room = 10 * MARGIN * 2
-    assert plan("think", ANSWER + room + 0.1, costs(), 1, 48, cached=False).think_tokens == 10
-    assert plan("think", ANSWER + 100 * room, costs(), 1, 48, cached=False).think_tokens == 48
+    assert plan("think", ANSWER + room + 0.1, costs(), 1, 48, cached=False, cuts_pay=True).think_tokens == 10
+    assert plan("auto", ANSWER + room + 0.1, costs(), 1, 48, cached=False, cuts_pay=True).rung is Rung.DIRECT
+    assert plan("think", ANSWER + room + 0.1, costs(), 1, 48, cached=False, cuts_pay=False).rung is Rung.DIRECT
+
+
+def test_a_thought_gets_no_more_tokens_than_the_limit():
+    assert plan("think", 1e6, costs(), 1, 48, cached=False).think_tokens == 48
+
+
+def test_the_longest_of_the_newest_thoughts_must_fit():
+    slow = costs()
+    for tokens in (10.0, 40.0, 12.0):
+        slow.thought.add(1, tokens)
+    assert plan("auto", THOUGHT + 1, slow, 1, 48, cached=False).rung is Rung.DIRECT
+    assert plan("auto", ANSWER + MARGIN * 2 * 40 + 1, slow, 1, 48, cached=False).rung is Rung.FRESH
 
 
 def test_a_full_batch_costs_more_than_one_request():

@@ -1,0 +1,1 @@
+"""Speed and promises, measured: each figure with its floor, in one JSON."""
