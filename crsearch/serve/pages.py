@@ -5,7 +5,7 @@ ask nothing of other hosts, hold no inline script or style, and need no cookie: 
 (``state.State``), an API key stays in the tab.
 
 With keys set, a page without a valid key answers 401 with a form that asks for it and holds no data; the script then
-asks for the same address with the key.
+asks for the same address with the key. Who does not ask for ``text/html`` is refused in the one shape of ``problems``.
 
 Source: details: this project.
 """
@@ -159,6 +159,8 @@ def pages_router(service: PageService, config: ServeConfig) -> APIRouter:
     @needs("open")
     async def static(request: Request, name: str) -> Response:
         if name not in STATIC:
+            if not may(request, "search"):
+                raise _no_key()
             raise Problem("not_found", "there is no such file")
         packed = "gzip" in request.headers.get("accept-encoding", "")
         lasting = request.query_params.get("v") == _version(name)
@@ -184,6 +186,8 @@ class View:
     config: ServeConfig
     packed: bool
     """The browser takes gzip."""
+    wants_html: bool = True
+    """Refusals may be pages."""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -192,7 +196,8 @@ class View:
         """The page that a request asks for."""
         state = State.read(request.query_params.multi_items())
         lang = language(state.lang, request.headers.get("accept-language", ""), LANGUAGES)
-        return cls(state, lang, config, "gzip" in request.headers.get("accept-encoding", ""))
+        packed = "gzip" in request.headers.get("accept-encoding", "")
+        return cls(state, lang, config, packed, "text/html" in request.headers.get("accept", ""))
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -201,9 +206,15 @@ class View:
 
 
 def _locked(view: View) -> Response:
+    if not view.wants_html:
+        raise _no_key()
     view.status = 401
     view.headers["WWW-Authenticate"] = "Bearer"
     return _page(view, "locked.html.jinja")
+
+
+def _no_key() -> Problem:
+    return Problem("unauthorized", "a key is needed", hint="send it as Authorization: Bearer KEY; not in the URL")
 
 
 def _page(view: View, template: str, **values: Any) -> Response:
@@ -225,7 +236,7 @@ def _page(view: View, template: str, **values: Any) -> Response:
         )
     )
     body = text.encode("utf-8", "replace")
-    headers = {"Vary": "Accept-Encoding, Accept-Language", "Cache-Control": "no-store", **view.headers}
+    headers = {"Vary": "Accept, Accept-Encoding, Accept-Language", "Cache-Control": "no-store", **view.headers}
     if view.packed:
         body, headers["Content-Encoding"] = gzip.compress(body, 6, mtime=0), "gzip"
     return Response(body, view.status, headers, "text/html; charset=utf-8")
@@ -315,17 +326,23 @@ async def _searched(
     try:
         return await service.search(state.request(persona)), None
     except ValidationError:
+        if not view.wants_html:
+            raise Problem("invalid_request", "a value is longer than allowed", hint="see /openapi.json") from None
         view.status = 422
         return None, {"text": view.words["zero_words"], "more": "a value of the address is longer than allowed"}
     except Problem as problem:
+        if not view.wants_html:
+            raise
         view.status = problem.status
         if problem.retry_after is not None:
             view.headers["Retry-After"] = str(problem.retry_after)
         words = {"too_many_requests": "fault_busy", "not_ready": "fault_down", "internal": "fault_internal"}
         said = view.words[words[problem.code]] if problem.code in words else problem.message
         return None, {"text": said, "more": problem.hint}
-    except Exception:
-        log.exception("a page was not answered")
+    except Exception as error:
+        if not view.wants_html:
+            raise
+        log.error("a page was not answered: %s", type(error).__name__)  # its message may hold what a user sent
         view.status = 500
         return None, {"text": view.words["fault_internal"], "more": ""}
 

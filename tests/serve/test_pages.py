@@ -64,7 +64,7 @@ def service() -> FakeService:
 
 @pytest.fixture
 def client(service):
-    with TestClient(fake_app(service), base_url="http://127.0.0.1") as client:
+    with TestClient(fake_app(service), base_url="http://127.0.0.1", headers={"Accept": "text/html"}) as client:
         yield client
 
 
@@ -282,6 +282,17 @@ def test_a_refused_search_is_a_page_that_says_so(client, service, fault, status,
     assert tree.all("input", id="q", value="phone")
 
 
+@pytest.mark.parametrize(("fault", "status"), [("busy", 429), ("boom", 500)])
+def test_who_wants_no_html_is_refused_in_the_one_shape(client, service, fault, status):
+    service.fault = fault
+    response = client.get("/?q=phone", headers={"Accept": "*/*"})
+    assert response.status_code == status and set(response.json()["error"]) >= {"code", "message", "hint", "request_id"}
+    service.fault = None
+    long = client.get("/?q=phone&brand=" + "x" * 600, headers={"Accept": "application/json"})
+    assert long.status_code == 422 and long.json()["error"]["code"] == "invalid_request"
+    assert client.get("/?q=phone", headers={"Accept": "*/*"}).headers["content-type"].startswith("text/html")
+
+
 def test_a_value_longer_than_the_contract_allows_is_refused_not_an_error(client):
     assert client.get("/?q=phone&brand=" + "x" * 600).status_code == 422
     assert client.get("/?q=phone&find=" + "x" * 600).status_code == 200
@@ -444,7 +455,7 @@ def test_words_to_mark_are_words_and_no_patterns(word):
 def test_with_keys_a_page_without_one_asks_for_it_and_holds_no_data(url, monkeypatch, service):
     monkeypatch.setenv("CRSEARCH_SEARCH_KEY", "s3cret-s3cret-s3cret")
     monkeypatch.setenv("CRSEARCH_ADMIN_KEY", "boss-boss-boss-boss")
-    client = TestClient(fake_app(service), base_url="http://127.0.0.1")
+    client = TestClient(fake_app(service), base_url="http://127.0.0.1", headers={"Accept": "text/html"})
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},
@@ -455,6 +466,8 @@ def test_with_keys_a_page_without_one_asks_for_it_and_holds_no_data(url, monkeyp
         assert response.status_code == 401 and response.headers["www-authenticate"] == "Bearer"
         assert "u00001" not in Tree(response.text).text and "unlock" in response.text
         assert "s3cret-s3cret-s3cret" not in response.text
+    assert client.get(url, headers={"Accept": "*/*"}).json()["error"]["code"] == "unauthorized"
+    assert client.get("/static/nothing").status_code == 401 and client.get("/static/app.js").status_code == 200
     assert service.searched == []
     assert client.get(url, headers={"Authorization": "Bearer boss-boss-boss-boss"}).status_code == 200
     own = client.get(url, headers={"Authorization": "Bearer s3cret-s3cret-s3cret"}).status_code

@@ -406,6 +406,7 @@ function askKey(then) {
 // -- drawing an answer -----------------------------------------------------------------------------------------------
 function draw(data, { pending = false, flow = false } = {}) {
   answer = data;
+  streamed ||= pending; // a note that grew keeps its room
   data.items.forEach((item) => titles.set(item.id, item.title));
   const was = flow && !calm.matches ? places() : null;
   const head = headOf(data, pending);
@@ -433,11 +434,11 @@ function headOf(data, pending) {
   if (note || pending) {
     const think = data.timings_ms?.think;
     const said = pending ? t.thinking : [think ? fill(t.thought_for, { s: seconds(think) }) : "", note.cut ? ` · ${t.note_cut}` : "", note.cached ? ` · ${t.note_cached}` : ""].join("");
-    head.append(h("details", { class: "note", open: noteOpen }, h("summary", {}, `${t.note} `, soft(said)), h("p", { class: `thought${pending ? " thinking" : ""}` }, bdi(note ? note.text : "", 4000)), h("p", { class: "soft small" }, t.note_what)));
+    head.append(h("details", { class: "note", open: noteOpen }, h("summary", {}, `${t.note} `, soft(said)), h("p", { class: `thought${pending ? " thinking" : streamed ? " kept" : ""}` }, bdi(note ? note.text : "", 4000)), h("p", { class: "soft small" }, t.note_what)));
   }
   return head;
 }
-let noteOpen = true;
+let noteOpen = true, streamed = false;
 
 const PARTS = ["queue", "prompt", "think", "beam", "hydrate"];
 function barOf(timings) {
