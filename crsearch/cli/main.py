@@ -344,7 +344,7 @@ def doctor(
 ) -> None:
     """Send a server what breaks servers, and list what it answered wrongly.
 
-    About 9,000 cases: broken JSON, wrong types, control tokens, script, endless bodies, bytes that are no HTTP. Each
+    About 11,000 cases: broken JSON, wrong types, control tokens, script, endless bodies, bytes that are no HTTP. Each
     must be refused or answered in its form, and a good search after each group. Exit code 1 if a case was answered
     wrongly, 2 if the server cannot be reached. Ask your own servers only.
     """

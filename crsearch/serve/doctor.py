@@ -25,6 +25,8 @@ from crsearch.serve.problems import STATUS
 
 ERROR_BYTES = 4_096
 """Most bytes of an error."""
+PAGES = ("/?", "/admin")
+"""Beginnings of addresses whose errors may be pages."""
 SHARE = 65_536
 """Bytes written at once."""
 
@@ -195,7 +197,7 @@ def judge(case: Case, reply: Reply | None) -> Iterator[str]:
         yield "no x-request-id"
     if reply.headers.get("x-content-type-options") != "nosniff":
         yield "no X-Content-Type-Options: nosniff"
-    if reply.status >= 400:
+    if reply.status >= 400 and not (case.path.startswith(PAGES) and _kind(reply) == "text/html"):
         yield from _wrong_error(case, reply)
     else:
         yield from _wrong_answer(case, reply)
@@ -223,7 +225,7 @@ def _wrong_error(case: Case, reply: Reply) -> Iterator[str]:
 
 
 def _wrong_answer(case: Case, reply: Reply) -> Iterator[str]:
-    kind = reply.headers.get("content-type", "").partition(";")[0]
+    kind = _kind(reply)
     if kind == "text/html":
         policy = reply.headers.get("content-security-policy", "")
         if "default-src 'self'" not in policy or "unsafe-inline" in policy:
@@ -237,6 +239,10 @@ def _wrong_answer(case: Case, reply: Reply) -> Iterator[str]:
             yield "an answer that is no JSON"
     elif kind == "text/event-stream" and not (b"event: final" in reply.body or b"event: error" in reply.body):
         yield "a stream without an end"
+
+
+def _kind(reply: Reply) -> str:
+    return reply.headers.get("content-type", "").partition(";")[0]
 
 
 def _no_constant(name: str) -> None:

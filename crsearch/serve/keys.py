@@ -20,8 +20,11 @@ from crsearch.errors import ConfigError
 from crsearch.serve.config import KeyConfig, ServeConfig
 from crsearch.serve.problems import Problem
 
-Need = Literal["open", "search", "admin", "metrics"]
-"""What a route asks for; ``open`` is for probes of liveness only."""
+Need = Literal["open", "page", "search", "admin", "metrics"]
+"""What a route asks for; ``open`` is for probes of liveness only, a ``page`` looks itself what its reader may see."""
+
+ANYBODY: frozenset[Need] = frozenset({"open", "page"})
+"""What needs no key."""
 
 MIN_KEY = 16
 """Characters of a key."""
@@ -151,15 +154,15 @@ class Keys:
         The time does not depend on how much of a key is right, nor on which key it is.
         """
         if not self._digests:
-            return frozenset({"open", "search", "admin", "metrics"})
+            return ANYBODY | {"search", "admin", "metrics"}
         scheme, _, key = (authorization[0] if len(authorization) == 1 else "").partition(" ")
         given = _digest(key.strip() if scheme.lower() == "bearer" else "")
-        right = {need for need, digest in self._digests.items() if hmac.compare_digest(digest, given)}
-        return frozenset({"open", *right, *(("search", "metrics") if "admin" in right else ())})
+        right: set[Need] = {need for need, digest in self._digests.items() if hmac.compare_digest(digest, given)}
+        return ANYBODY | right | (frozenset[Need]({"search", "metrics"}) if "admin" in right else frozenset[Need]())
 
     def client(self, authorization: Sequence[str], address: str) -> bytes:
         """Who asks, for the rate limit: the key if it is right, else the address (of IPv6, its network)."""
-        if self._digests and len(self.scopes(authorization)) > 1:
+        if self._digests and self.scopes(authorization) > ANYBODY:
             return _digest(authorization[0])[:16]
         return _digest(_network(address))[:16]
 
@@ -187,7 +190,7 @@ def require(need: Need | None, allowed: frozenset[Need], sent_key: bool) -> None
         raise Problem("forbidden", "this route is closed", hint="it declares no scope; tell the operator")
     if need in allowed:
         return
-    if len(allowed) > 1:
+    if allowed > ANYBODY:
         raise Problem("forbidden", f"the key is not for this; it needs the {need} scope", hint="use the other key")
     message = "the key is wrong" if sent_key else "a key is needed"
     raise Problem("unauthorized", message, hint="send it as Authorization: Bearer KEY; not in the URL")

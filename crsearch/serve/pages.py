@@ -14,7 +14,6 @@ import asyncio
 import gzip
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,10 +31,10 @@ from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Answer, Found, Persona, Rung, SearchRequest, SidNode
 from crsearch.serve.keys import Keys, needs
 from crsearch.serve.problems import Problem
+from crsearch.serve.security import log_broken
+from crsearch.serve.seen import note
 from crsearch.serve.state import MODES, MOST_BESIDE, SIZES, State, language
 from crsearch.serve.words import LANGUAGES, WORDS
-
-log = logging.getLogger(__name__)
 
 STATIC: Mapping[str, str] = {
     "app.js": "text/javascript; charset=utf-8",
@@ -140,15 +139,18 @@ def pages_router(service: PageService, config: ServeConfig) -> APIRouter:
         return need in keys.scopes(request.headers.getlist("authorization"))
 
     @router.api_route("/", methods=["GET", "HEAD"])
-    @needs("open")
+    @needs("page")
     async def search_page(request: Request) -> Response:
         view = View.of(request, config)
         if not may(request, "search"):
             return _locked(view)
-        return _page(view, "search.html.jinja", **await search_view(view, service))
+        values = await search_view(view, service)
+        if (answer := values["answer"]) is not None:
+            note(request, rung=answer.served_by.value, user_id=answer.user_id, query=answer.query)
+        return _page(view, "search.html.jinja", **values)
 
     @router.api_route("/admin", methods=["GET", "HEAD"])
-    @needs("open")
+    @needs("page")
     async def admin_page(request: Request) -> Response:
         view = View.of(request, config)
         if not may(request, "admin"):
@@ -156,7 +158,7 @@ def pages_router(service: PageService, config: ServeConfig) -> APIRouter:
         return _page(view, "admin.html.jinja", **admin_view(await service.admin()))
 
     @router.api_route("/static/{name}", methods=["GET", "HEAD"])
-    @needs("open")
+    @needs("page")
     async def static(request: Request, name: str) -> Response:
         if name not in STATIC:
             if not may(request, "search"):
@@ -188,6 +190,7 @@ class View:
     """The browser takes gzip."""
     wants_html: bool = True
     """Refusals may be pages."""
+    request_id: str = ""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -197,7 +200,8 @@ class View:
         state = State.read(request.query_params.multi_items())
         lang = language(state.lang, request.headers.get("accept-language", ""), LANGUAGES)
         packed = "gzip" in request.headers.get("accept-encoding", "")
-        return cls(state, lang, config, packed, "text/html" in request.headers.get("accept", ""))
+        wants_html = "text/html" in request.headers.get("accept", "")
+        return cls(state, lang, config, packed, wants_html, getattr(request.state, "request_id", ""))
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -342,7 +346,7 @@ async def _searched(
     except Exception as error:
         if not view.wants_html:
             raise
-        log.error("a page was not answered: %s", type(error).__name__)  # its message may hold what a user sent
+        log_broken(view.request_id, error)
         view.status = 500
         return None, {"text": view.words["fault_internal"], "more": ""}
 

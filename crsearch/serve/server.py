@@ -95,7 +95,7 @@ def _uvicorn_config(app: Any, config: ServeConfig, **more: Any) -> uvicorn.Confi
     return uvicorn.Config(
         app,
         host=config.host,
-        log_level="warning",
+        log_level="error",
         timeout_graceful_shutdown=round(config.drain_seconds),
         **uvicorn_options(config),
         **more,

@@ -127,6 +127,16 @@ def small_app(
     async def reload() -> JSONResponse:
         return JSONResponse({"done": True})
 
+    @app.get("/v1/admin/status")
+    @needs("admin")
+    async def status() -> JSONResponse:
+        return JSONResponse({})
+
+    @app.get("/admin")
+    @needs("admin")
+    async def admin_page() -> HTMLResponse:
+        return HTMLResponse("<!doctype html><title>admin</title>")
+
     @app.get("/metrics")
     @needs("metrics")
     async def metrics() -> JSONResponse:

@@ -75,6 +75,7 @@ def test_bodies_are_what_their_rows_say():
 # ---------------------------------------------------------------- judging
 
 CASE = Case(id="X-1", about="", text="<b>secret</b>", method="GET", expected=Expected(statuses=frozenset({200, 422})))
+PAGE = {"content-type": "text/html; charset=utf-8", "content-security-policy": "default-src 'self'"}
 HEADERS = {"content-type": "application/json", "x-request-id": "r", "x-content-type-options": "nosniff"}
 
 
@@ -90,9 +91,7 @@ def judged(status, body, case=CASE, **headers):
 def test_right_answers_are_right():
     assert judged(200, {}) == judged(422, error()) == judged(422, error(field="top_k")) == []
     assert judged(422, b"", Case(id="X", about="", method="HEAD", expected=CASE.expected)) == []
-
-
-PAGE = {"content-type": "text/html; charset=utf-8", "content-security-policy": "default-src 'self'"}
+    assert judged(422, b"<p>no", Case(id="X", about="", path="/?q=x", expected=CASE.expected), **PAGE) == []
 
 
 @pytest.mark.parametrize(

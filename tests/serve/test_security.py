@@ -260,6 +260,8 @@ ROUTES = [
     ("GET", "/v1/suggest", "search"),
     ("GET", "/", "search"),
     ("POST", "/v1/admin/reload", "admin"),
+    ("GET", "/v1/admin/status", "admin"),
+    ("GET", "/admin", "admin"),
     ("GET", "/metrics", "metrics"),
 ]
 MAY = {"search": {"search"}, "admin": {"search", "admin", "metrics"}, "metrics": {"metrics"}}
@@ -401,6 +403,15 @@ def test_a_server_for_others_needs_keys():
         require_keys_beyond_loopback(open_to_all, Keys())
     require_keys_beyond_loopback(open_to_all, Keys.from_environment(KeyConfig(), KEYS))
     require_keys_beyond_loopback(ServeConfig(), Keys())
+
+
+@pytest.mark.parametrize("key", ["", "search"])
+def test_a_page_decides_itself_and_counts_as_a_request(key):
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.get("/")(needs("page")(lambda: {"page": 1}))
+    harden(app, ServeConfig(limits=LimitsConfig(rate=0.001, burst=2)), environment=KEYS)
+    headers = bearer(key) if key else {}
+    assert [ask(app, "GET", "/", headers=headers).status_code for _ in range(3)] == [200, 200, 429]
 
 
 # ---------------------------------------------------------------- rates
