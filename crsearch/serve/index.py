@@ -1,7 +1,7 @@
 """Everything that answers searches in one version of the catalogue. Never changed; a new version gets a new index."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
@@ -47,22 +47,45 @@ class Index:
         version: of the catalogue.
         bundle: the model that is ``crs``, shared by all versions.
         final: training stage of that model.
+        before: index of the version in use. What does not change is taken from it; its other systems answer until
+            ``renew`` has made new ones, without the items that were removed and not yet with those that were added.
     """
 
-    def __init__(self, space: Workspace, version: Version, bundle: Bundle, final: str) -> None:
-        self.space = space.with_catalogue(version.catalogue, version.book)
+    space: Workspace
+    bundle: Bundle
+    prompts: Prompts
+    explainer: Explainer
+    forbidden: list[int]
+    _searchers: dict[str, Searcher]
+
+    def __init__(
+        self, space: Workspace, version: Version, bundle: Bundle, final: str, before: "Index | None" = None
+    ) -> None:
         self.name, self.final = version.name, final
         self.catalogue, self.book, self.trie, self.alive_N = (
             version.catalogue, version.book, version.trie, version.alive_N,
         )  # fmt: skip
+        self._allowed: OrderedDict[str, Allowed] = OrderedDict()
+        self._lock = Lock()
+        self._searchers = {} if before is None else dict(before._searchers)
+        self.is_new = before is None or before.catalogue != version.catalogue
+        """Its items are others than those of the version before."""
+        if before is not None and not self.is_new:
+            self.space, self.bundle, self.prompts = before.space, before.bundle, before.prompts
+            self.explainer, self.forbidden = before.explainer, before.forbidden
+            return
+        self.space = space.with_catalogue(version.catalogue, version.book)
         self.bundle = replace(bundle, sid_ids_NL=version.sid_ids_NL)
         serialiser = Serialiser(version.catalogue, version.book, space.settings.context, bundle.tokenizer)
         self.prompts = Prompts(serialiser, bundle.tokenizer, language=language(space.settings))
         self.explainer = Explainer(self.catalogue)
         self.forbidden = forbidden_in_thoughts(self.bundle)
-        self._allowed: OrderedDict[str, Allowed] = OrderedDict()
-        self._searchers: dict[str, Searcher] = {}
-        self._lock = Lock()
+
+    def renew(self, names: Collection[str]) -> None:
+        """Make some systems anew where the items have changed; the others when they are asked for."""
+        if self.is_new:
+            fresh = {name: self._built(name) for name in names}
+            self._searchers = fresh
 
     # -- filters ------------------------------------------------------------------------------------------------------
     def allowed(self, filters: Filters) -> Allowed | None:
@@ -153,10 +176,12 @@ class Index:
         if name not in self._searchers:
             if name not in self.systems:
                 raise ConfigError(f"system {name!r}: there are {', '.join(self.systems)}")
-            system = SYSTEMS[name]
-            stage = self.final if system.stage == FINAL else system.stage
-            self._searchers[name] = system.build(self.space, name, stage)
+            self._searchers[name] = self._built(name)
         return self._searchers[name]
+
+    def _built(self, name: str) -> Searcher:
+        system = SYSTEMS[name]
+        return system.build(self.space, name, self.final if system.stage == FINAL else system.stage)
 
     def ranked(self, searcher: Searcher, context: Context, k: int, allowed: Allowed | None) -> RankedList:
         """The list of a system for one context, without removed and filtered items."""

@@ -136,8 +136,8 @@ class SearchService:
         self._kept: set[asyncio.Task[Any]] = set()
         self._watch_metrics()
 
-    def _index(self, version: Version) -> Index:
-        return Index(self.space, version, self.bundle, self.final)
+    def _index(self, version: Version, before: Index | None = None) -> Index:
+        return Index(self.space, version, self.bundle, self.final, before)
 
     def _watch_metrics(self) -> None:
         engine, cache = self.engine, self.cache
@@ -243,13 +243,13 @@ class SearchService:
             SidError, DataError, RunError: the version is broken or of another run; the present one stays.
         """
         try:
-            index = await self._in_pool(lambda: self._index(self.store.load(name)))
-            await self._in_pool(lambda: [index.searcher(system) for system in RUNG_SYSTEMS.values()])
+            index = await self._in_pool(lambda: self._index(self.store.load(name), self.index))
         except CrsearchError as e:
             self._refused(e)
             raise
         self.index, self.last_error = index, ""
         self.metrics.swaps.labels("ok").inc()
+        self._keep(self._in_pool(lambda: index.renew(RUNG_SYSTEMS.values())))
 
     def _refused(self, error: Exception) -> None:
         if str(error) != self.last_error:
