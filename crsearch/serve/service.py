@@ -282,11 +282,7 @@ class SearchService:
 
     async def _search(self, request: SearchRequest) -> Answer:
         asked = await self._in_pool(lambda: self._ask(request))
-        answer = await self._answer(asked)
-        if not request.systems:
-            return answer
-        compared = {name: await self._beside(asked, name) for name in dict.fromkeys(request.systems)}
-        return replace(answer, compared=compared)
+        return await self._compared(asked, await self._answer(asked))
 
     async def stream(self, request: SearchRequest, request_id: str | None = None) -> AsyncGenerator[StreamEvent]:
         """First results at once, then the thought as it is written, then the final list.
@@ -303,7 +299,7 @@ class SearchService:
         yield StreamEvent(name="first", data=first)
         if request.mode == "fast" or first.served_by in RUNG_SYSTEMS or not first.items:
             self._remember(first, asked_by=request)
-            yield StreamEvent(name="final", data=first)
+            yield StreamEvent(name="final", data=await self._compared(asked, first))
             return
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[int | None]()
 
@@ -326,7 +322,7 @@ class SearchService:
                     said = text
             final = replace(await task, request_id=request_id)
             self._remember(final, asked_by=request)
-            yield StreamEvent(name="final", data=final)
+            yield StreamEvent(name="final", data=await self._compared(asked, final))
         finally:
             if not task.done():
                 job.cancel()
@@ -462,6 +458,11 @@ class SearchService:
         found = index.ranked(index.searcher(RUNG_SYSTEMS[rung]), context, k, allowed)
         self.fallback_ms[rung].add(1, 1e3 * (time.monotonic() - began))
         return found
+
+    async def _compared(self, asked: Asked, answer: Answer) -> Answer:
+        """An answer with the lists of the systems that are wanted beside."""
+        names = dict.fromkeys(asked.request.systems)
+        return replace(answer, compared={name: await self._beside(asked, name) for name in names}) if names else answer
 
     async def _beside(self, asked: Asked, name: str) -> tuple[Found, ...]:
         """The list of another system, for comparison; empty where it is not there in time."""

@@ -217,3 +217,17 @@ def test_clicks_on_an_answer_are_kept_and_others_are_not(calling):
     replies, counts = calling(work)
     assert replies == [202, 202, 404, 422, 422]
     assert (counts["searches"], counts["click"], counts["good"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("mode", ["think", "fast", "auto"])
+def test_the_page_shows_every_kind_of_answer(calling, mode):
+    """A fresh thought, a remembered one, none, and an answer without the model: each has other timings."""
+
+    async def work(client, service):
+        pages = [await client.get(f"/?q=phone+case&user={USER}&mode={mode}") for _ in range(2)]
+        service.engine.costs.read.add(1, 1e6)
+        return [*pages, await client.get("/?q=phone+case"), await client.get("/?q=%3F%21"), await client.get("/admin")]
+
+    for page in calling(work):
+        assert page.status_code == 200
+        assert "<h1" in page.text or "<h2" in page.text
