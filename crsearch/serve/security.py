@@ -69,6 +69,7 @@ SEND_SECONDS = 30.0
 LINGER_SECONDS = 0.5
 """How long the rest of a refused body is read and thrown away, so that the answer arrives before the end."""
 LINGER_BYTES = 1 << 20
+"""Of it, what is read; the sender of more has the rest of the time to see the answer."""
 
 SECURITY_HEADERS: Mapping[str, str] = {
     "content-security-policy": (
@@ -326,6 +327,8 @@ class _Visit:
                     message = await self._receive()
                     size += len(message.get("body", b""))
                     self._is_body_read = message["type"] == "http.disconnect" or not message.get("more_body", False)
+                if not self._is_body_read:
+                    await asyncio.sleep(LINGER_SECONDS)  # reading no more, so that the sender stops and sees the answer
 
 
 def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, list[str]]:
