@@ -65,6 +65,7 @@ class Index:
         self.catalogue, self.book, self.trie, self.alive_N = (
             version.catalogue, version.book, version.trie, version.alive_N,
         )  # fmt: skip
+        self.book_key = version.book.fingerprint()[:12]
         self._allowed: OrderedDict[str, Allowed] = OrderedDict()
         self._lock = Lock()
         self._searchers = {} if before is None else dict(before._searchers)

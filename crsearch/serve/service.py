@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -34,19 +34,19 @@ from crsearch.serve.contract import (
     Found,
     Judgement,
     Persona,
-    Reasoning,
     Rung,
     SearchRequest,
     SidNode,
     StreamEvent,
 )
 from crsearch.serve.engine import Engine, Job, Outcome
+from crsearch.serve.envelope import Asked, envelope, hydrated
 from crsearch.serve.feedback import FeedbackStore, UnknownRequest, feedback_file
 from crsearch.serve.index import RUNG_SYSTEMS, Allowed, Index
 from crsearch.serve.ladder import AROUND_MS, MARGIN, Measured
 from crsearch.serve.metrics import Metrics
 from crsearch.serve.problems import Problem
-from crsearch.serve.text import CleanText, clean_query
+from crsearch.serve.text import clean_query
 from crsearch.serve.thoughts import ThoughtCache
 
 Made = TypeVar("Made")
@@ -60,26 +60,6 @@ REFUSED = "add takes ids that are not in the catalogue, replace and remove those
 JUDGE = "judge items of an answer of this server, by its request_id"
 POOL = 4
 """Threads for all that is not decoding."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A request after cleaning, tied to one version of the catalogue."""
-
-    request: SearchRequest
-    clean: CleanText
-    index: Index
-    context: Context
-    trunk: Sequence[int]
-    dropped: Mapping[str, int]
-    allowed: Allowed | None
-    began: float
-    deadline: float
-
-    @property
-    def left_ms(self) -> float:
-        """Until the deadline."""
-        return 1e3 * (self.deadline - time.monotonic())
 
 
 class SearchService:
@@ -132,6 +112,8 @@ class SearchService:
         self.last_error = ""
         """Why the newest catalogue version was refused; "" = it was not."""
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="crsearch-pool")
+        self._asking = 0
+        """Requests whose context is being read."""
         self._flying: dict[str, asyncio.Task[Answer]] = {}
         self._kept: set[asyncio.Task[Any]] = set()
         self._watch_metrics()
@@ -281,7 +263,7 @@ class SearchService:
         return answer
 
     async def _search(self, request: SearchRequest) -> Answer:
-        asked = await self._in_pool(lambda: self._ask(request))
+        asked = await self._admitted(request)
         return await self._compared(asked, await self._answer(asked))
 
     async def stream(self, request: SearchRequest, request_id: str | None = None) -> AsyncGenerator[StreamEvent]:
@@ -291,7 +273,7 @@ class SearchService:
             Problem: as ``search``, before the first event.
         """
         slow = request.deadline_ms or STREAM_DEADLINE_MS
-        asked = await self._in_pool(lambda: self._ask(request.model_copy(update={"deadline_ms": slow})))
+        asked = await self._admitted(request.model_copy(update={"deadline_ms": slow}))
         at_once = min(asked.deadline, asked.began + self.config.deadline_ms / 1e3)
         fast = replace(asked, request=request.model_copy(update={"mode": "fast"}), deadline=at_once)
         request_id = request_id or new_id()
@@ -328,6 +310,25 @@ class SearchService:
                 job.cancel()
                 task.cancel()
                 self.metrics.client_closed.inc()
+
+    async def _admitted(self, request: SearchRequest) -> Asked:
+        """A request that there is room for; refused before any work is spent on it.
+
+        Raises:
+            Problem: as ``search``.
+        """
+        if self.engine.waiting + self._asking >= self.config.queue:
+            raise self._busy()
+        self._asking += 1
+        try:
+            return await self._in_pool(lambda: self._ask(request))
+        finally:
+            self._asking -= 1
+
+    def _busy(self) -> Problem:
+        self.metrics.rejected.inc()
+        wait = max(1, round(self.engine.wait_ms() / 1e3))
+        return Problem("too_many_requests", "the server is busy", hint="try again later", retry_after=wait)
 
     def _remember(self, answer: Answer, asked_by: SearchRequest) -> None:
         """Count an answer, and keep what was shown, so that clicks on it can be told later."""
@@ -423,11 +424,7 @@ class SearchService:
             return await self._fall_back(asked, Outcome(rung=None, why="the query has no word"), Rung.POPULAR)
         job = job or self._job(asked)
         if not self.engine.submit(job):
-            self.metrics.rejected.inc()
-            raise Problem(
-                "too_many_requests", "the server is busy", hint="try again later",
-                retry_after=max(1, round(self.engine.wait_ms() / 1e3)),
-            )  # fmt: skip
+            raise self._busy()
         try:
             left = max(0.0, job.deadline - time.monotonic()) + AROUND_MS / 1e3
             outcome: Outcome = await asyncio.wait_for(asyncio.wrap_future(job.future), left)
@@ -478,80 +475,10 @@ class SearchService:
         except TimeoutError:
             job.cancel()
             return ()
-        return self._hydrated(asked, found.item_ids, found.scores, "", name)
+        return hydrated(asked, found.item_ids, found.scores, "", name)
 
-    # -- envelopes ----------------------------------------------------------------------------------------------------
     def _envelope(self, asked: Asked, outcome: Outcome, rung: Rung, found: RankedList | None = None) -> Answer:
-        began = time.monotonic()
-        catalogue, k = asked.index.catalogue, asked.request.top_k
-        if found is None:
-            item_ids: Sequence[str] = [catalogue[row].item_id for row in outcome.rows[:k]]
-            scores: Sequence[float] = outcome.scores[:k]
-        else:
-            item_ids, scores = found.item_ids, found.scores
-        reasoning = None
-        if outcome.thought is not None:
-            reasoning = Reasoning(
-                text=self.bundle.tokenizer.decode(list(outcome.thought)),
-                tokens=len(outcome.thought),
-                cut=rung is Rung.CUT,
-                cached=rung is Rung.CACHED,
-            )
-        items = self._hydrated(asked, item_ids, scores, reasoning.text if reasoning else "", rung.value)
-        end = time.monotonic()
-        timings = {**outcome.timings_ms, "hydrate": 1e3 * (end - began), "total": 1e3 * (end - asked.began)}
-        degraded = dict.fromkeys(outcome.degraded)
-        return Answer(
-            request_id="",
-            query=asked.clean.text,
-            items=items,
-            served_by=rung,
-            why_rung=outcome.why,
-            reasoning=reasoning,
-            degraded=tuple(degraded),
-            truncated=self._truncated(asked),
-            timings_ms={part: round(ms, 3) for part, ms in timings.items()},
-            versions={
-                "model": self.model_key, "catalogue": asked.index.name, "sid_book": asked.index.book.fingerprint()[:12],
-            },
-            user_id=asked.request.user_id,
-        )  # fmt: skip
-
-    def _truncated(self, asked: Asked) -> dict[str, int]:
-        given = len(asked.request.history or ())
-        kept = len(asked.context.history)
-        counts = {
-            "query_chars": asked.clean.cut,
-            "sanitized": asked.clean.sanitized,
-            "history_dropped": max(0, given - kept)
-            + asked.dropped.get("events", 0)
-            + asked.dropped.get("interactions", 0),
-            "unknown_items": asked.dropped.get("unknown_items", 0),
-        }
-        return {name: count for name, count in counts.items() if count}
-
-    def _hydrated(
-        self, asked: Asked, item_ids: Sequence[str], scores: Sequence[float], thought: str, rung: str
-    ) -> tuple[Found, ...]:
-        index = asked.index
-        found = []
-        for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), 1):
-            row = index.catalogue.row(item_id)
-            item = index.catalogue[row]
-            found.append(
-                Found(
-                    id=item.item_id,
-                    title=item.title,
-                    rank=rank,
-                    score=round(float(score), 4),
-                    sid=index.book.pieces(row),
-                    brand=item.brand,
-                    price=item.price,
-                    category=item.category,
-                    why={"matched_context": index.explainer(item, asked.context, thought), "rung": rung},
-                )
-            )
-        return tuple(found)
+        return envelope(asked, outcome, rung, found, tokenizer=self.bundle.tokenizer, model_key=self.model_key)
 
     # -- looking around -----------------------------------------------------------------------------------------------
     async def users(self, prefix: str = "", limit: int = 20) -> list[Persona]:
