@@ -49,8 +49,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_the_commands_are_these():
     assert typer.main.get_command(app).list_commands(None) == [
-        "demo", "run", "settings", "evaluate", "search", "experiment", "report", "serve", "doctor", "simulate",
-        "import", "check", "forget", "items", "feedback",
+        "demo", "run", "settings", "evaluate", "search", "experiment", "report", "serve", "doctor", "bench",
+        "verify", "simulate", "import", "check", "forget", "items", "feedback",
     ]  # fmt: skip
 
 

@@ -362,20 +362,44 @@ def doctor(
 
 @app.command(short_help="Measure speed, with floors.")
 def bench(
-    name: Annotated[Literal["serve"], typer.Argument(help="serve: latencies, throughput and overload of a server.")],
-    run_folder: RunFolder,
-    seconds: Annotated[float, typer.Option(min=1, metavar="S", help="Length of the overload.")] = 60.0,
-    requests: Annotated[int, typer.Option(min=10, metavar="N", help="Requests of each latency.")] = 300,
+    name: Annotated[
+        Literal["serve", "decode", "trie", "sids", "train", "rollout", "startup"],
+        typer.Argument(
+            help="serve: latencies, throughput and overload of a server. decode: constrained beam search. trie: "
+            "building, appending. sids: residual k-means. train: RL updates. rollout: thoughts, lists. startup: import."
+        ),
+    ],
+    run_folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run directory: served (serve) or started (startup).")
+    ] = None,
+    budget: Annotated[
+        Literal["smoke", "full"] | None,
+        typer.Option(help="All but serve: a minute, or minutes at the sizes of the floors (sids: half an hour)."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, metavar="S", help="serve: length of the overload; default 60.")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=10, metavar="N", help="serve: requests of each latency; default 300.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the JSON to a file, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a served run on this machine: each figure with the floor that a release must hold."""
-    from crsearch.bench.serve import bench_serve
+    """Measure this machine: each figure beside the usual way's, or with the floor that a release must hold.
+
+    Ours and the usual way take turns in one process, on one thread, and must give the same results; else there is no
+    ratio and the exit code is 1.
+    """
+    from crsearch.bench.benches import run_bench
     from crsearch.cli.progress import working
-    from crsearch.cli.show import show_figures
+    from crsearch.cli.show import show_bench
+    from crsearch.runs import write_json
 
     with working("measuring"):
-        figures = bench_serve(run_folder, seconds=seconds, requests=requests)
-    show_figures(figures, as_json=as_json)
+        document, figures = run_bench(name, run_folder, budget, seconds, requests)
+    if out is not None:
+        write_json(out, document)
+    show_bench(document, figures, as_json=as_json)
 
 
 @app.command(short_help="Break a served run in many ways.")

@@ -15,7 +15,7 @@ from crsearch.cli.progress import run_progress, working
 from crsearch.config import Settings
 
 if TYPE_CHECKING:
-    from crsearch.bench.figures import Figure
+    from crsearch.bench.figures import Measured
     from crsearch.records.importers import ImportReport
     from crsearch.records.store import Dataset
     from crsearch.serve.contract import Answer
@@ -181,7 +181,7 @@ def show_answer(answer: "Answer", out: Console | None = None) -> None:
     typer.echo(f"\n{answer.timings_ms['total']:.0f} ms, {answer.served_by}: {answer.why_rung}")
 
 
-def show_figures(figures: Sequence["Figure"], *, as_json: bool, out: Console | None = None) -> None:
+def show_figures(figures: Sequence["Measured"], *, as_json: bool, out: Console | None = None) -> None:
     """Measured figures with their floors."""
     if as_json:
         echo_json([figure.plain() for figure in figures])
@@ -189,12 +189,18 @@ def show_figures(figures: Sequence["Figure"], *, as_json: bool, out: Console | N
     table = plain_table()
     for column in ("", "what", "measured", "floor", "", "how"):
         table.add_column(column, justify="right" if column in ("measured", "floor") else "left")
-    for f in figures:
-        sign = {"lower": "at most", "higher": "at least"}[f.better]
-        floor = "" if f.floor is None else f"{sign} {f.floor:g} {f.unit}"
-        held = {None: "", True: "holds", False: "DOES NOT HOLD"}[f.holds]
-        table.add_row(f.key, f.what, f"{f.value:,.1f} {f.unit}", floor, held, f.how)
+    for figure in figures:
+        table.add_row(*figure.row())
     (out or stdout()).print(table)
+
+
+def show_bench(document: dict[str, Any], figures: Sequence["Measured"], *, as_json: bool) -> None:
+    """What a bench measured, and on what machine."""
+    if as_json:
+        echo_json(document)
+        return
+    show_figures(figures, as_json=False)
+    typer.echo(", ".join(f"{key} {value}" for key, value in document["machine"].items()))
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
