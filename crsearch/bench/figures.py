@@ -1,5 +1,6 @@
 """A measured figure beside what it has to be, or beside the figure of the usual way."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ class Figure:
     Attributes:
         key: of the promise (docs/promises.md), e.g. ``L3``.
         what: in words.
-        value: measured.
+        value: measured; NaN = there was nothing to measure.
         unit: of value and floor.
         floor: what a release must hold; none = reported only.
         better: which side of the floor is good.
@@ -31,14 +32,15 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the floor is kept; none = there is none."""
-        if self.floor is None:
+        """Whether the floor is kept; none = there is none, or nothing was measured."""
+        if self.floor is None or math.isnan(self.value):
             return None
         return self.value <= self.floor if self.better == "lower" else self.value >= self.floor
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**asdict(self), "value": round(self.value, 4), "holds": self.holds}
+        """As JSON; a figure of nothing has the value null."""
+        value = None if math.isnan(self.value) else round(self.value, 4)
+        return {**asdict(self), "value": value, "holds": self.holds}
 
     def row(self) -> tuple[str, ...]:
         """As a line of a table: key, what, value, floor, verdict, how."""
