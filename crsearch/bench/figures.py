@@ -24,9 +24,9 @@ class Figure:
 
     key: str
     what: str
-    value: float
+    value: float | int
     unit: str
-    floor: float | None = None
+    floor: float | int | None = None
     better: Literal["lower", "higher"] = "lower"
     how: str = ""
 

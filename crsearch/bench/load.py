@@ -58,6 +58,7 @@ class Client:
     async def send(self, method: str, path: str, value: object | None, due: float | None = None) -> Reply:
         """One request on an idle connection, or on a new one."""
         begun = time.perf_counter() if due is None else due
+        writer: asyncio.StreamWriter | None = None
         try:
             if self._idle:
                 reader, writer = self._idle.pop()
@@ -65,21 +66,29 @@ class Client:
                 reader, writer = await asyncio.open_connection(self.host, self.port)
             status, data, keeps = await _exchange(reader, writer, method, path, self.host, value)
         except (OSError, EOFError, ValueError, IndexError):
+            if writer is not None:
+                await _closed(writer)
             return Reply(0, None, 1e3 * (time.perf_counter() - begun))
         if keeps:
             self._idle.append((reader, writer))
         else:
-            writer.close()
+            await _closed(writer)
         body: Any = None
         with suppress(ValueError):
             body = json.loads(data)
         return Reply(status, body, 1e3 * (time.perf_counter() - begun))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close idle connections."""
         for _, writer in self._idle:
-            writer.close()
+            await _closed(writer)
         self._idle.clear()
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def _exchange(
@@ -202,7 +211,7 @@ async def serving(run: Path, *settings: str) -> AsyncIterator[Served]:
             if process.poll() is not None or time.perf_counter() - begun > START_SECONDS:
                 raise RunError(f"crsearch serve {run} did not get ready: run it to see why")
             await asyncio.sleep(0.05)
-        client.close()
+        await client.close()
         yield Served(process, url[0], time.perf_counter() - begun)
     finally:
         if process.poll() is None:

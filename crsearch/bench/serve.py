@@ -42,7 +42,7 @@ async def _bench(run: Path, seconds: float, requests: int) -> list[Figure]:
         peak = await _throughput(client, contexts)
         figures.append(peak)
         figures += await _overload(client, server, contexts, peak.value, seconds)
-        client.close()
+        await client.close()
     return figures
 
 

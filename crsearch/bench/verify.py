@@ -24,7 +24,9 @@ IN_FLIGHT = 20
 PATIENT = {"mode": "fast", "deadline_ms": 10_000}
 
 
-def verify(run: Path, *, swaps: int = 100, restarts: int = 50, soak_seconds: float = 600.0) -> list[Figure]:
+def verify(
+    run: Path, *, swaps: int = 100, restarts: int = 50, soak_seconds: float = 600.0, hostile: Sequence[str] = ()
+) -> list[Figure]:
     """Break a served run in many ways and count what was lost.
 
     Args:
@@ -32,6 +34,7 @@ def verify(run: Path, *, swaps: int = 100, restarts: int = 50, soak_seconds: flo
         swaps: of the catalogue under load.
         restarts: with SIGTERM, ``IN_FLIGHT`` requests under way.
         soak_seconds: of steady load.
+        hostile: ids of the corpus of hostile requests; none = all.
 
     Raises:
         RunError: no finished run, or the server does not start.
@@ -39,10 +42,10 @@ def verify(run: Path, *, swaps: int = 100, restarts: int = 50, soak_seconds: flo
     with tempfile.TemporaryDirectory(prefix="crsearch-verify-") as folder:
         copy = Path(folder) / "run"
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("serving", "report"))
-        return asyncio.run(_verify(copy, swaps, restarts, soak_seconds))
+        return asyncio.run(_verify(copy, swaps, restarts, soak_seconds, hostile))
 
 
-async def _verify(run: Path, swaps: int, restarts: int, soak_seconds: float) -> list[Figure]:
+async def _verify(run: Path, swaps: int, restarts: int, soak_seconds: float, hostile: Sequence[str]) -> list[Figure]:
     figures: list[Figure] = []
     async with _client(run) as (server, client):
         contexts = await queries(client, 200)
@@ -51,7 +54,7 @@ async def _verify(run: Path, swaps: int, restarts: int, soak_seconds: float) -> 
         figures += await _swapped(client, contexts, 0.7 * rate, swaps)
         figures += await _soaked(server, client, contexts, 0.7 * rate, soak_seconds)
         figures += await _invalid(client)
-        figures += await _hostile(server)
+        figures += await _hostile(server, hostile)
     figures += await _restarted(run, contexts, restarts)
     figures += await _killed(run, contexts)
     return figures
@@ -64,7 +67,7 @@ async def _client(run: Path, *settings: str) -> AsyncIterator[tuple[Served, Clie
         try:
             yield server, client
         finally:
-            client.close()
+            await client.close()
 
 
 async def _capacity(client: Client, contexts: Sequence[dict[str, Any]]) -> float:
@@ -122,7 +125,8 @@ async def _swapped(client: Client, contexts: Sequence[dict[str, Any]], rate: flo
     while not done.is_set():
         replies += await open_loop(client, "/v1/search", values, rate, 2)
     failed = await task
-    lost = [r for r in replies if r.status != 200]
+    lost = [r for r in replies if r.status not in (200, 429)]
+    refused = sum(r.status == 429 for r in replies)
     mixed = sum(
         any(item["id"] == NEW_ITEM for item in r.body["items"])
         and not versions.get(r.body["versions"]["catalogue"], True)
@@ -133,6 +137,9 @@ async def _swapped(client: Client, contexts: Sequence[dict[str, Any]], rate: flo
     how = f"{swaps} swaps while {len(replies)} searches came at {rate:.0f} a second"
     return [
         Figure(key="R7", what="searches that failed during swaps", value=len(lost), unit="searches", floor=0, how=how),
+        Figure(
+            key="R7", what="searches refused during swaps", value=refused, unit="searches", how="the queue was full"
+        ),
         Figure(key="R7", what="swaps that failed", value=failed, unit="swaps", floor=0, how=how),
         Figure(key="R7", what="answers of mixed versions", value=mixed, unit="answers", floor=0, how=how),
         Figure(key="G5", what="p99 grows by", value=p99[1] - p99[0], unit="ms", floor=10, how=f"from {p99[0]:.0f} ms"),
@@ -145,7 +152,7 @@ async def _soaked(
     await open_loop(client, "/v1/search", sent(contexts, **PATIENT), rate, min(20.0, seconds))
     before, files = server.rss_mib, _files(server)
     replies = await open_loop(client, "/v1/search", sent(contexts, **PATIENT), rate, seconds)
-    lost = sum(r.status != 200 for r in replies)
+    lost = sum(r.status not in (200, 429) for r in replies)
     how = f"{len(replies)} searches in {seconds:.0f} s"
     grown = 100 * (server.rss_mib / before - 1)
     return [
@@ -164,10 +171,10 @@ async def _invalid(client: Client) -> list[Figure]:
     return [Figure(key="S4", what="invalid semantic IDs so far", value=invalid, unit="items", floor=0)]
 
 
-async def _hostile(server: Served) -> list[Figure]:
+async def _hostile(server: Served, only: Sequence[str]) -> list[Figure]:
     from crsearch.serve.doctor import examine
 
-    report = await asyncio.to_thread(examine, server.url)
+    report = await asyncio.to_thread(examine, server.url, None, only)
     how = f"{report.cases} requests of the corpus"
     return [
         Figure(
