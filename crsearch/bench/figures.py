@@ -73,7 +73,7 @@ class Ratio:
     usual: float
     unit: str
     usual_way: str
-    floor: float | None = None
+    floor: float | int | None = None
     how: str = ""
 
     @property
