@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from crsearch.bench.figures import Figure, Measured, Ratio
-from crsearch.bench.machine import Machine, forward_flops
+from crsearch.bench.machine import Machine, reading_flops
 from crsearch.bench.timing import Budget, alternate, one_thread
 from crsearch.bench.usual import FIRST_SID, HuggingFace, same_lists, toy_catalogue, toy_prompts, toy_qwen3
 from crsearch.decode import PrefixStore, Trie, beam_search
@@ -192,8 +192,7 @@ def _prefill(sizes: DecodeSizes, machine: Machine) -> list[Measured]:
                 PrefixTree(model, toy_prompts(count, length, 3, number), 1, 1)
 
         seconds = alternate("prefill", {"ours": read}, lambda a, b: True, sizes.runs)["ours"]
-        # the last token of a prompt is read with its beams, and the last layer only makes keys and values
-        flops = count * forward_flops(model.config, length - 1, (length - 1) * length // 2)
+        flops = count * reading_flops(model.config, length - 1)  # the last token of a prompt is read with its beams
         rate = flops / seconds / 1e9
         found.append(
             Figure(

@@ -85,3 +85,16 @@ def forward_flops(config: Any, tokens: int, pairs: int) -> float:
     heads, shared = config.num_attention_heads, config.num_key_value_heads
     weights = width * head * (2 * heads + 2 * shared) + 3 * width * config.intermediate_size
     return float(config.num_hidden_layers * (2 * weights * tokens + 4 * heads * head * pairs))
+
+
+def reading_flops(config: Any, tokens: int) -> float:
+    """Operations of reading a prompt for its keys and values: the last layer ends with its projections.
+
+    Args:
+        config: of the model.
+        tokens: of the prompt, each attending to those before it and to itself.
+    """
+    pairs = tokens * (tokens + 1) // 2
+    projections = config.hidden_size * config.head_dim * (config.num_attention_heads + 2 * config.num_key_value_heads)
+    share = (config.num_hidden_layers - 1) / config.num_hidden_layers
+    return share * forward_flops(config, tokens, pairs) + 2 * projections * tokens

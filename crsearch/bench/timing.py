@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, TypeVar
 
 from crsearch.errors import CrsearchError
@@ -32,15 +33,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def cpu_seconds(run: Callable[[], T]) -> tuple[float, T]:
-    """CPU time of this process for one call, and what it returned."""
-    begun = time.process_time()
+def cpu_seconds(run: Callable[[], T], clock: Callable[[], float] = time.process_time) -> tuple[float, T]:
+    """CPU time of this process for one call (or what another clock says), and what it returned."""
+    begun = clock()
     result = run()
-    return time.process_time() - begun, result
+    return clock() - begun, result
 
 
 def alternate(
-    what: str, sides: Mapping[str, Callable[[int], T]], equal: Callable[[T, T], bool], runs: int
+    what: str,
+    sides: Mapping[str, Callable[[int], T]],
+    equal: Callable[[T, T], bool],
+    runs: int,
+    clock: Callable[[], float] = time.process_time,
 ) -> dict[str, float]:
     """Median CPU seconds of each side, taken in turns on the same material.
 
@@ -52,6 +57,7 @@ def alternate(
         sides: name -> the work; the first one is ours.
         equal: whether a result of ours and one of another side are the same.
         runs: rounds that count.
+        clock: seconds; by default the CPU time of this process.
 
     Raises:
         ResultsDiffer: they are not.
@@ -65,7 +71,7 @@ def alternate(
         results: dict[str, T] = {}
         at = number % len(names)
         for name in [*names[at:], *names[:at]]:
-            took, results[name] = cpu_seconds(lambda name=name: sides[name](number))  # type: ignore[misc]  # noqa: B023
+            took, results[name] = cpu_seconds(partial(sides[name], number), clock)
             if number:
                 seconds[name].append(took)
         for name in names[1:]:

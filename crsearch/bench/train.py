@@ -27,7 +27,7 @@ from crsearch.train.tree import Branch, Packed, Tree, pack, target_logprobs
 
 USUAL = "repeated prompts"
 FLOORS = {(128, 16, 16): 4.0, (256, 32, 32): 2.9}
-"""(prompt tokens, shortest and longest trajectory) -> ratio."""
+"""(prompt tokens, shortest and longest trajectory) -> ratio, for 16 prompts and 8 trajectories of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ def _case(model: Any, sizes: TrainSizes, case: tuple[int, int, int], machine: Ma
             usual=1e3 * took[USUAL],
             unit="CPU ms",
             usual_way=USUAL,
-            floor=FLOORS.get(case) if sizes.group == 8 else None,
+            floor=FLOORS.get(case) if (sizes.prompts, sizes.group) == (16, 8) else None,
             how=f"median of {sizes.runs}",
         ),
         Figure(

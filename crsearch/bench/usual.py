@@ -38,6 +38,28 @@ def toy_qwen3(vocabulary: int, *, width: int = 128, layers: int = 3, sharp: floa
     return model
 
 
+def qwen3_06b(device: torch.device, dtype: torch.dtype) -> Any:
+    """Qwen3-0.6B's architecture with random weights.
+
+    Source: config.json of Qwen/Qwen3-0.6B (sizes; positions, which cost the same, are the library's default).
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, max_position_embeddings=40_960, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(), device:
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(4)
+    return model.to(dtype).eval()
+
+
 def toy_catalogue(items: int, codes: int, rng: np.random.Generator) -> np.ndarray:
     """SIDs of three random codes and a deduplication code, as vocabulary ids from ``FIRST_SID`` on."""
     codes_NL = rng.integers(0, codes, (items, 3))

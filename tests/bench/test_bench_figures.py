@@ -5,9 +5,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from crsearch.bench.figures import Figure, NotMeasured, Ratio
-from crsearch.bench.machine import forward_flops, machine
+from crsearch.bench.machine import forward_flops, machine, reading_flops
 from crsearch.bench.timing import ResultsDiffer, alternate
 from crsearch.bench.usual import toy_qwen3
+from crsearch.decode.prefix import PrefixTree, decoding
 
 
 def ratio(ours: float, usual: float, floor: float | None) -> Ratio:
@@ -64,6 +65,15 @@ def test_the_operations_of_a_model_are_those_that_torch_counts():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.model(torch.arange(24)[None])
     assert counter.get_total_flops() == pytest.approx(forward_flops(model.config, 24, 24 * 24), rel=1e-3)
+
+
+def test_reading_a_prompt_ends_in_the_last_layer_and_that_is_counted():
+    model, tokens = toy_qwen3(100, width=64, layers=3), 24
+    with FlopCounterMode(display=False) as counter, decoding(model):
+        PrefixTree(model, [list(range(tokens + 1))], 1, 1)
+    c = model.config
+    attention = 2 * 4 * c.num_attention_heads * c.head_dim * tokens * (tokens + 1) // 2  # torch counts none on a CPU
+    assert counter.get_total_flops() == reading_flops(c, tokens) - attention
 
 
 def test_the_limits_of_a_machine_are_positive_and_named():
