@@ -4,12 +4,11 @@ Source: details: this project (docs/serving.md).
 """
 
 import asyncio
-import dataclasses
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
+import orjson
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
@@ -108,6 +107,7 @@ def search_router(service: SearchService, config: ServeConfig) -> APIRouter:
     @needs("search")
     async def search(request: Request) -> Response:
         """Ranked items for a query in its context."""
+        service.refuse_if_full()
         return _json(await answered(request, await body(request, SearchRequest)))
 
     @router.post("/v1/search/stream", openapi_extra=_takes(SearchRequest))
@@ -250,18 +250,13 @@ def _there(value: Any, otherwise: str) -> Any:
     return value
 
 
-def plain(value: Any) -> Any:
-    """A value of the contract as what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {key: plain(own) for key, own in value.items()}
-    return [plain(own) for own in value] if isinstance(value, list | tuple) else value
+def text_of(value: Any) -> bytes:
+    """A value of the contract as JSON: frozen values become objects with their fields."""
+    return orjson.dumps(value)
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(text, status, media_type="application/json")
+    return Response(text_of(value), status, media_type="application/json")
 
 
 async def _sse(request: Request, first: StreamEvent, events: AsyncGenerator[StreamEvent]) -> AsyncIterator[str]:
@@ -282,4 +277,4 @@ async def _sse(request: Request, first: StreamEvent, events: AsyncGenerator[Stre
 
 
 def _event(event: StreamEvent) -> str:
-    return f"event: {event.name}\ndata: {json.dumps(plain(event.data), ensure_ascii=False, allow_nan=False)}\n\n"
+    return f"event: {event.name}\ndata: {text_of(event.data).decode()}\n\n"

@@ -112,6 +112,8 @@ class SearchService:
         self.last_error = ""
         """Why the newest catalogue version was refused; "" = it was not."""
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="crsearch-pool")
+        self._scribe = ThreadPoolExecutor(1, thread_name_prefix="crsearch-scribe")
+        """Writes what was served, behind the answers."""
         self._asking = 0
         """Requests whose context is being read."""
         self._flying: dict[str, asyncio.Task[Answer]] = {}
@@ -160,6 +162,7 @@ class SearchService:
         for task in list(self._kept):
             task.cancel()
         self.engine.stop()
+        await self._in_pool(self._scribe.shutdown)
         if self.feedback is not None:
             await self._in_pool(self.feedback.close)
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -239,6 +242,15 @@ class SearchService:
         self.last_error = str(error)
 
     # -- searching ----------------------------------------------------------------------------------------------------
+    def refuse_if_full(self) -> None:
+        """Refuse a search that there is no room for, before its body is looked at.
+
+        Raises:
+            Problem: ``too_many_requests``.
+        """
+        if self.engine.waiting + self._asking >= self.config.queue:
+            raise self._busy()
+
     async def search(self, request: SearchRequest, request_id: str | None = None) -> Answer:
         """Answer a search; equal ones at the same time share the work.
 
@@ -317,8 +329,7 @@ class SearchService:
         Raises:
             Problem: as ``search``.
         """
-        if self.engine.waiting + self._asking >= self.config.queue:
-            raise self._busy()
+        self.refuse_if_full()
         self._asking += 1
         try:
             return await self._in_pool(lambda: self._ask(request))
@@ -337,7 +348,7 @@ class SearchService:
         feedback = self.feedback
         if feedback is not None and answer.items:
             shown = [item.id for item in answer.items]
-            self._pool.submit(
+            self._scribe.submit(
                 feedback.served,
                 answer.request_id,
                 asked_by.user_id,
@@ -358,9 +369,10 @@ class SearchService:
         if self.feedback is None:
             raise Problem("not_found", "this service keeps no feedback")
         try:
-            await self._in_pool(
-                lambda: self.feedback.judge(judgement.request_id, judgement.item_id, judgement.kind)  # type: ignore[union-attr]
-            )
+            written = self._scribe.submit(
+                self.feedback.judge, judgement.request_id, judgement.item_id, judgement.kind
+            )  # after the answer it is about
+            await asyncio.wrap_future(written)
         except UnknownRequest as e:
             raise Problem("not_found", "no such answer is remembered", field="request_id", hint=JUDGE) from e
         except DataError as e:
@@ -435,7 +447,8 @@ class SearchService:
             job.cancel()
             raise
         if outcome.rung is None:
-            in_time = asked.left_ms > AROUND_MS + MARGIN * self.fallback_ms[Rung.FUSED](1)
+            calm = self.engine.waiting < self.config.batch  # fusing takes a hundred times as long as BM25 alone
+            in_time = calm and asked.left_ms > AROUND_MS + MARGIN * self.fallback_ms[Rung.FUSED](1)
             return await self._fall_back(asked, outcome, Rung.FUSED if in_time else Rung.LEXICAL)
         return self._envelope(asked, outcome, outcome.rung)
 

@@ -4,12 +4,15 @@ Source: details: this project.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from crsearch.encoders.words import words
 from crsearch.records.store import Catalogue
 from crsearch.records.types import Context, Item
 from crsearch.serve.contract import Matched
 
+WORDS_KEPT = 20_000
+"""Items whose words are kept."""
 MOST_EVENTS = 3
 """Events named per item, the newest."""
 
@@ -23,13 +26,14 @@ class Explainer:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue, self.known = catalogue, frozenset(catalogue.ids)
+        self._words = lru_cache(maxsize=WORDS_KEPT)(self._split)
 
     def __call__(self, item: Item, context: Context, thought: str = "") -> tuple[Matched, ...]:
         """What the item shares with query, history and thought, in this order.
 
         An event counts where the user chose, or skipped, an item of its brand or of its category (whole path).
         """
-        own = set(words(f"{item.title} {item.brand or ''} {' '.join(item.category)}"))
+        own = self._words(item.item_id)
         found: list[Matched] = []
         for where, text in (("query", context.query), ("thought", thought)):
             shared = tuple(dict.fromkeys(w for w in words(text) if w in own))
@@ -37,6 +41,10 @@ class Explainer:
                 found.append(Matched(where=where, words=shared))  # type: ignore[arg-type]
         events = list(self._events(item, context))
         return (*found[:1], *events[:MOST_EVENTS], *found[1:])
+
+    def _split(self, item_id: str) -> frozenset[str]:
+        item = self.catalogue[self.catalogue.row(item_id)]
+        return frozenset(words(f"{item.title} {item.brand or ''} {' '.join(item.category)}"))
 
     def _events(self, item: Item, context: Context) -> Iterator[Matched]:
         for at in range(len(context.history) - 1, -1, -1):
