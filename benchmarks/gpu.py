@@ -9,7 +9,6 @@ up to ours, that fits into memory. ``--tiny`` runs the whole script in seconds o
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 import time
@@ -24,7 +23,16 @@ import torch
 from crsearch.bench.figures import Measured, NotMeasured, Ratio
 from crsearch.bench.machine import cpu_name
 from crsearch.bench.timing import ResultsDiffer, alternate
-from crsearch.bench.usual import FIRST_SID, HuggingFace, qwen3_06b, same_lists, toy_catalogue, toy_prompts, toy_qwen3
+from crsearch.bench.usual import (
+    FIRST_SID,
+    HuggingFace,
+    installed,
+    qwen3_06b,
+    same_lists,
+    toy_catalogue,
+    toy_prompts,
+    toy_qwen3,
+)
 from crsearch.decode import Trie, beam_search
 from crsearch.decode.prefix import PrefixTree, decoding
 from crsearch.runs import write_json
@@ -145,8 +153,11 @@ def others() -> list[Measured]:
     """Engines that are not compared, and why."""
     found: list[Measured] = []
     for name in ("vllm", "sglang"):
-        here = importlib.util.find_spec(name) is not None
-        how = "installed, but this script cannot drive it yet" if here else f"not installed (pip install {name})"
+        how = (
+            "installed, but this script cannot drive it yet"
+            if installed(name)
+            else f"not installed (pip install {name})"
+        )
         found.append(NotMeasured(key="gpu", what=f"against {name}", how=how))
     return found
 

@@ -3,18 +3,19 @@
     ours:   prompt read once, G thoughts from it, K beams from each          (``think_then_rank``)
     usual:  HF generate on G copies of the prompt, then HF beams on each copy with its thought
 
-Thoughts are greedy, so that both must write the same; the work is that of sampling.
+Thoughts are greedy, so that both must write the same; the work is that of sampling. Then a whole RL step (``step``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crsearch.bench.figures import Figure, Measured, NotMeasured, Ratio
+from crsearch.bench.figures import Figure, Measured, Ratio
 from crsearch.bench.machine import Machine
+from crsearch.bench.step import StepSizes, bench_step
 from crsearch.bench.timing import Budget, alternate, one_thread
 from crsearch.bench.usual import FIRST_SID, HuggingFace, same_lists, toy_catalogue, toy_prompts, toy_qwen3
 from crsearch.decode import Trie, sample_thoughts, think_then_rank
@@ -36,12 +37,16 @@ class RolloutSizes:
     width: int = 10
     cases: tuple[tuple[int, int, int], ...] = ((1, 128, 16), (1, 512, 16), (4, 128, 16), (4, 256, 32))
     """(prompts, their tokens, tokens of a thought)."""
+    step: StepSizes = field(default_factory=StepSizes)
+    """Of a whole RL step, against TRL where it is installed."""
 
 
 SIZES: dict[Budget, RolloutSizes] = {
-    "smoke": RolloutSizes(items=1_000, codes=64, group=4, cases=((1, 64, 8), (2, 128, 8))),
+    "smoke": RolloutSizes(
+        items=1_000, codes=64, group=4, cases=((1, 64, 8), (2, 128, 8)), step=StepSizes(prompts=2, group=4, length=64),
+    ),
     "full": RolloutSizes(),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,7 @@ def bench_rollout(sizes: RolloutSizes, machine: Machine) -> list[Measured]:
     with one_thread():
         found = [_case(model, trie, usual, sizes, case) for case in sizes.cases]
         found.append(_agreement(model, sizes))
-    found.append(
-        NotMeasured(
-            key="rollout",
-            what="a whole RL step against TRL's GRPOTrainer",
-            how="not part of this bench yet: TRL is not a dependency",
-        )
-    )
+        found += bench_step(sizes.step)
     return found
 
 

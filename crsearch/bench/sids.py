@@ -4,7 +4,6 @@ Clusterings differ by their starts, so "the same result" is its quality: what is
 layers must be at most 5 % more than the usual way leaves.
 """
 
-import importlib.util
 import os
 import re
 import resource
@@ -21,6 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # c
 from crsearch.bench.figures import Figure, Measured, NotMeasured, Ratio
 from crsearch.bench.machine import Machine
 from crsearch.bench.timing import Budget, alternate, cpu_seconds
+from crsearch.bench.usual import installed
 from crsearch.sids.kmeans import residual_kmeans
 
 FLOOR_ITEMS = 1_000_000
@@ -58,7 +58,7 @@ def bench_sids(sizes: SidSizes, machine: Machine) -> list[Measured]:
     """
     with threadpool_limits(1):
         found = [figure for items in sizes.compared for figure in _compared(sizes, items)]
-    if importlib.util.find_spec("faiss") is None:
+    if not installed("faiss"):
         found.append(NotMeasured(key="sids", what="against faiss.Kmeans", how="not installed (pip install faiss-cpu)"))
     return [*found, *(figure for items in sizes.alone for figure in _alone(sizes, items, machine))]
 
@@ -113,7 +113,7 @@ def usual_ways(sizes: SidSizes) -> dict[str, Callable[[np.ndarray], float]]:
         return lambda vectors: _residual(sizes, vectors, fit)
 
     ways = {"sklearn KMeans": sklearn(KMeans, tol=0.0), "sklearn MiniBatchKMeans": sklearn(MiniBatchKMeans)}
-    if importlib.util.find_spec("faiss") is not None:
+    if installed("faiss"):
 
         def fit(rest: np.ndarray) -> tuple[Any, Any]:
             import faiss

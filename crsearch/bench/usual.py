@@ -1,5 +1,6 @@
 """The usual way: Hugging Face ``generate`` with a trie of Python dicts; and the toy models and catalogues for both."""
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,11 @@ from torch import Tensor
 
 FIRST_SID = 2_000
 """Smaller ids stand for words."""
+
+
+def installed(package: str) -> bool:
+    """Whether a peer that is not needed can be imported."""
+    return importlib.util.find_spec(package) is not None
 
 
 def toy_qwen3(vocabulary: int, *, width: int = 128, layers: int = 3, sharp: float = 4.0, seed: int = 0) -> Any:

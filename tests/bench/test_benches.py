@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from crsearch.bench import benches, decode, rollout, sids, startup, train, trie
+from crsearch.bench import benches, decode, rollout, sids, startup, step, train, trie
 from crsearch.bench.figures import Figure, NotMeasured, Ratio
 from crsearch.bench.machine import Machine
 from crsearch.bench.timing import ResultsDiffer
@@ -25,7 +25,8 @@ DECODE = decode.DecodeSizes(
 TRIE = trie.TrieSizes(runs=2, items=(50, 200), codes=8, appended=5, asked=40)
 SIDS = sids.SidSizes(runs=1, compared=(150,), alone=(), width=8, codes=4, iterations=8)
 TRAIN = train.TrainSizes(runs=1, prompts=2, group=3, cases=((10, 4, 4), (12, 3, 6)))
-ROLLOUT = rollout.RolloutSizes(runs=1, items=60, codes=8, group=2, width=3, cases=((2, 12, 3),))
+STEP = step.StepSizes(runs=1, prompts=2, group=3, length=12, written=8, width=3, items=60, codes=8)
+ROLLOUT = rollout.RolloutSizes(runs=1, items=60, codes=8, group=2, width=3, cases=((2, 12, 3),), step=STEP)
 TINY = {
     "decode": lambda: decode.bench_decode(DECODE, LIMITS),
     "trie": lambda: trie.bench_trie(TRIE, LIMITS),
@@ -33,6 +34,12 @@ TINY = {
     "train": lambda: train.bench_train(TRAIN, LIMITS),
     "rollout": lambda: rollout.bench_rollout(ROLLOUT, LIMITS),
 }
+
+
+@pytest.fixture(autouse=True)
+def without_trl(monkeypatch):
+    """Its own warnings would be errors here."""
+    monkeypatch.setattr(step, "installed", lambda name: False)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -122,7 +129,7 @@ def test_sids_refuses_codes_that_leave_more_over(monkeypatch):
 
 
 def test_sids_says_how_to_install_what_is_missing(monkeypatch):
-    monkeypatch.setattr(sids.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sids, "installed", lambda name: False)
     found = TINY["sids"]()
     assert found[-1] == NotMeasured(
         key="sids", what="against faiss.Kmeans", how="not installed (pip install faiss-cpu)"
@@ -165,6 +172,30 @@ def test_rollout_refuses_other_thoughts():
     lists = (torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2))
     assert rollout.same_rollout(rollout.RolledOut([[1]], lists), rollout.RolledOut([[1]], lists))
     assert not rollout.same_rollout(rollout.RolledOut([[1]], lists), rollout.RolledOut([[2]], lists))
+
+
+def test_an_rl_step_writes_what_it_was_asked_for_and_learns():
+    ours = step.OurStep(STEP, bf16=False)
+    before = [w.detach().clone() for w in ours.model.parameters()]
+    ours(0)
+    assert ours.written <= 2 * 3 * 8
+    assert ours.written >= 0.95 * 2 * 3 * 8, "thoughts of a random model go on to their limit"
+    assert not all(torch.equal(a, b) for a, b in zip(before, ours.model.parameters(), strict=True))
+
+
+def test_an_rl_step_says_how_to_install_trl():
+    (missing,) = step.bench_step(STEP)
+    assert missing.how == "not installed (pip install trl)"
+
+
+def test_steps_that_write_different_amounts_are_not_compared(monkeypatch):
+    with pytest.raises(ResultsDiffer, match="ours wrote 40 tokens and TRL GRPOTrainer 48"):
+        step.refuse_unequal([(48, 48), (40, 48)])
+
+
+def test_floors_of_an_rl_step_stand_at_full_size_only():
+    assert step.StepSizes().floors == (3.0, 5.0)
+    assert STEP.floors == (None, None)
 
 
 def test_startup_measures_whole_processes_and_asks_for_a_run():
