@@ -75,6 +75,8 @@ class Job:
         mask: items that may be found.
         owner: user whose context it is; "" = nobody.
         listener: called in the engine's thread with each token of the thought.
+        came: when it was submitted.
+        future: has the ``Outcome``, or what ``work`` gave.
         work: anything else to do in the engine's thread (another system's search), in place of decoding.
     """
 
@@ -90,6 +92,8 @@ class Job:
     came: float = field(default_factory=time.monotonic)
     future: "Future[Any]" = field(default_factory=Future)
     is_cancelled: bool = False
+    key: str = ""
+    """Of its thought in the cache; made when it is first needed."""
 
     def cancel(self) -> None:
         """Nobody waits any more: it is not begun, or closed at the next token."""
@@ -248,7 +252,8 @@ class Engine:
         return plan(job.mode, remaining, self.costs, batch, self.think_tokens, cached=cached, cuts_pay=self.cuts_pay)
 
     def _key(self, job: Job) -> str:
-        return prompt_key(self.model_key, job.trunk)
+        job.key = job.key or prompt_key(self.model_key, job.trunk)
+        return job.key
 
     def _run(self, jobs: list[Job], todo: list[Plan]) -> None:
         if jobs[0].work is not None:

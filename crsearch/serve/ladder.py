@@ -16,6 +16,7 @@ Source: details: this project (docs/serving.md).
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import fmean
+from threading import Lock
 
 from crsearch.serve.contract import Mode, Rung
 
@@ -49,27 +50,27 @@ class Measured:
     """
 
     def __init__(self, default: float, keep: int = 64) -> None:
-        self.default = default
-        self.seen: deque[tuple[int, float]] = deque(maxlen=keep)
+        self._seen: deque[tuple[int, float]] = deque(maxlen=keep)
+        self._lock = Lock()
+        self._line = (0.0, default, 0.0, default)
+        """Mean batch size, mean cost, cost of one more in the batch, least cost: read and replaced as one."""
+        self.most = default
+        """The largest of the newest measurements."""
 
     def add(self, batch: int, ms: float) -> None:
-        """One measurement."""
-        self.seen.append((batch, ms))
-
-    @property
-    def most(self) -> float:
-        """The largest of the newest measurements."""
-        return max((ms for _, ms in self.seen), default=self.default)
+        """One measurement; any thread."""
+        with self._lock:
+            self._seen.append((batch, ms))
+            mean_n, mean_ms = fmean(n for n, _ in self._seen), fmean(ms for _, ms in self._seen)
+            spread = sum((n - mean_n) ** 2 for n, _ in self._seen)
+            slope = sum((n - mean_n) * (ms - mean_ms) for n, ms in self._seen) / spread if spread else 0.0
+            self._line = (mean_n, mean_ms, max(0.0, slope), min(ms for _, ms in self._seen))
+            self.most = max(ms for _, ms in self._seen)
 
     def __call__(self, batch: int) -> float:
         """Expected milliseconds of a batch; at least those of the cheapest one seen, never less for a larger batch."""
-        if not self.seen:
-            return self.default
-        mean_n, mean_ms = fmean(n for n, _ in self.seen), fmean(ms for _, ms in self.seen)
-        spread = sum((n - mean_n) ** 2 for n, _ in self.seen)
-        slope = sum((n - mean_n) * (ms - mean_ms) for n, ms in self.seen) / spread if spread else 0.0
-        least = min(ms for _, ms in self.seen)
-        return max(least, mean_ms + max(0.0, slope) * (batch - mean_n))
+        mean_n, mean_ms, slope, least = self._line
+        return max(least, mean_ms + slope * (batch - mean_n))
 
 
 @dataclass

@@ -188,7 +188,7 @@ class SearchService:
         request = SearchRequest(
             query=(user.last_query if user else "") or "a", user_id=user.user_id if user else None, deadline_ms=10_000
         )
-        asked = await self._in_pool(lambda: self._ask(request))
+        asked = await self._in_pool(lambda: self._ask(request, time.monotonic()))
         kept, self.engine.cache = self.engine.cache, ThoughtCache(0)
         try:
             for mode, times in (("think", 1), ("fast", 2), ("think", self.config.batch), ("fast", self.config.batch)):
@@ -332,7 +332,8 @@ class SearchService:
         self.refuse_if_full()
         self._asking += 1
         try:
-            return await self._in_pool(lambda: self._ask(request))
+            began = time.monotonic()
+            return await self._in_pool(lambda: self._ask(request, began))
         finally:
             self._asking -= 1
 
@@ -378,9 +379,9 @@ class SearchService:
         except DataError as e:
             raise Problem("invalid_request", "the item was not shown in it", field="item_id", hint=JUDGE) from e
 
-    def _ask(self, request: SearchRequest) -> Asked:
-        """Clean a request and read its context; in the pool."""
-        began, index = time.monotonic(), self.index
+    def _ask(self, request: SearchRequest, began: float) -> Asked:
+        """Clean a request that came at ``began`` and read its context; in the pool."""
+        index = self.index
         if request.catalogue is not None and request.catalogue != index.name:
             raise Problem(
                 "catalogue_gone", f"the catalogue in use is {index.name}", field="catalogue",

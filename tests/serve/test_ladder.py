@@ -1,5 +1,7 @@
 """Which rung is taken, from costs that are known."""
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,3 +72,21 @@ def test_a_measured_cost_never_falls_with_the_batch_and_is_never_below_the_cheap
         cost.add(n, ms)
     assert cost(batch) >= min(ms for _, ms in seen)
     assert cost(batch + 1) >= cost(batch) - 1e-9
+
+
+def test_a_cost_can_be_read_while_it_is_measured():
+    """The engine's thread measures, the event loop reads."""
+    cost = Measured(5.0)
+    stop = threading.Event()
+
+    def measure() -> None:
+        while not stop.is_set():
+            cost.add(3, 7.0)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    try:
+        assert {cost(n) for n in range(1, 2_000)} <= {5.0, 7.0}
+    finally:
+        stop.set()
+        thread.join()
