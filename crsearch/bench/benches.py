@@ -1,10 +1,11 @@
 """All benches by name, and the document that one leaves behind."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from crsearch.bench.figures import Measured
-from crsearch.bench.machine import machine
+from crsearch.bench.machine import Machine, machine
 from crsearch.bench.timing import Budget
 from crsearch.errors import ConfigError
 
@@ -86,10 +87,14 @@ def run_bench(
         from crsearch.bench import rollout
 
         figures = rollout.bench_rollout(rollout.SIZES[budget or "full"], limits)
-    document = {
+    return document(name, None if name == "serve" else budget or "full", limits, figures), figures
+
+
+def document(name: str, budget: str | None, limits: Machine, figures: Sequence[Measured]) -> dict[str, Any]:
+    """Figures and the machine they were measured on, for JSON."""
+    return {
         "bench": name,
-        "budget": None if name == "serve" else budget or "full",
+        "budget": budget,
         "machine": limits.plain(),
         "figures": [figure.plain() for figure in figures],
     }
-    return document, figures

@@ -410,13 +410,16 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Serve a copy of a run and break it: swaps, restarts, kill -9, hostile requests, a soak; say what was lost."""
+    from crsearch.bench.benches import document
+    from crsearch.bench.machine import machine
     from crsearch.bench.verify import verify as verify_run
     from crsearch.cli.progress import working
-    from crsearch.cli.show import show_figures
+    from crsearch.cli.show import show_bench
 
     with working("verifying"):
+        limits = machine()
         figures = verify_run(run_folder, swaps=swaps, restarts=restarts, soak_seconds=soak)
-    show_figures(figures, as_json=as_json)
+    show_bench(document("verify", None, limits, figures), figures, as_json=as_json)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

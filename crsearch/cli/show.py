@@ -181,11 +181,8 @@ def show_answer(answer: "Answer", out: Console | None = None) -> None:
     typer.echo(f"\n{answer.timings_ms['total']:.0f} ms, {answer.served_by}: {answer.why_rung}")
 
 
-def show_figures(figures: Sequence["Measured"], *, as_json: bool, out: Console | None = None) -> None:
+def show_figures(figures: Sequence["Measured"], out: Console | None = None) -> None:
     """Measured figures with their floors."""
-    if as_json:
-        echo_json([figure.plain() for figure in figures])
-        return
     table = plain_table()
     for column in ("", "what", "measured", "floor", "", "how"):
         table.add_column(column, justify="right" if column in ("measured", "floor") else "left")
@@ -199,7 +196,7 @@ def show_bench(document: dict[str, Any], figures: Sequence["Measured"], *, as_js
     if as_json:
         echo_json(document)
         return
-    show_figures(figures, as_json=False)
+    show_figures(figures)
     typer.echo(", ".join(f"{key} {value}" for key, value in document["machine"].items()))
 
 
