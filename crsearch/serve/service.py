@@ -57,6 +57,8 @@ COMPARE_SECONDS = 10.0
 """Longest wait for a system that stands beside; it is asked when the answer is there."""
 FULL = "sid_space_full: no deduplication code is left for an item; train again with more sids.spare_duplicates"
 REFUSED = "add takes ids that are not in the catalogue, replace and remove those that are; see crsearch items list"
+NEVER_MS = 1e9
+"""Cost of a rung that is not warm yet."""
 JUDGE = "judge items of an answer of this server, by its request_id"
 POOL = 4
 """Threads for all that is not decoding."""
@@ -105,7 +107,9 @@ class SearchService:
             cuts_pay=cuts_pay(found),
             store=self.prefixes,
         )
-        self.fallback_ms = {rung: Measured(10.0) for rung in RUNG_SYSTEMS}
+        self.fallback_ms = {rung: Measured(NEVER_MS if rung is Rung.FUSED else 10.0) for rung in RUNG_SYSTEMS}
+        self._changing = asyncio.Lock()
+        """Held while a version is made or taken into use, so that none is followed by the one before it."""
         self.is_ready = self.is_draining = False
         self.failure: BaseException | None = None
         """Why it could not start."""
@@ -137,9 +141,10 @@ class SearchService:
     async def start(self) -> None:
         """Warm up, then be ready; watch the catalogue and the engine."""
         self.engine.start()
-        await self._in_pool(self._warm_lexical)
+        await self._in_pool(lambda: self._warm_below(Rung.LEXICAL, Rung.POPULAR))
         await self._warm_model()
         self.is_ready = True
+        self._keep(self._in_pool(lambda: self._warm_below(Rung.FUSED)))
         self._keep(self._guard())
         self._keep(self._in_pool(self.store.warm))  # else the first new item waits for the encoder
 
@@ -202,9 +207,11 @@ class SearchService:
         if self.engine.failures:
             raise RunError(f"{self.run}: the model of {self.final} does not decode; train again, or check the files")
 
-    def _warm_lexical(self) -> None:
+    def _warm_below(self, *rungs: Rung) -> None:
+        """Make the systems of rungs below the model, and measure them."""
         context = Context(search_id="warm", user_id="", query="a")
-        for rung in RUNG_SYSTEMS:
+        for rung in rungs:
+            self.index.searcher(RUNG_SYSTEMS[rung])
             for _ in range(2):
                 self.lexical(self.index, context, rung, 10, None)
 
@@ -215,9 +222,10 @@ class SearchService:
             if self.engine.is_hung:
                 self.engine.revive()
             try:
-                name = await self._in_pool(self.store.current)
-                if name != self.index.name:
-                    await self.swap(name)
+                async with self._changing:
+                    name = await self._in_pool(self.store.current)
+                    if name != self.index.name:
+                        await self.swap(name)
             except CrsearchError as e:
                 self._refused(e)
 
@@ -622,13 +630,14 @@ class SearchService:
         return await self._changed(lambda: self.store.remove(item_ids).name)
 
     async def _changed(self, change: Callable[[], str]) -> str:
-        try:
-            name = await self._in_pool(change)
-        except CrsearchError as e:
-            full = "sid_space_full" in str(e)
-            raise Problem("conflict", "the catalogue was not changed", hint=FULL if full else REFUSED) from e
-        await self.swap(name)
-        return name
+        async with self._changing:
+            try:
+                name = await self._in_pool(change)
+            except CrsearchError as e:
+                full = "sid_space_full" in str(e)
+                raise Problem("conflict", "the catalogue was not changed", hint=FULL if full else REFUSED) from e
+            await self.swap(name)
+            return name
 
     # -- privacy ------------------------------------------------------------------------------------------------------
     async def forget(self, user_id: str) -> int:

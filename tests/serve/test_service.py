@@ -6,6 +6,7 @@ import time
 import pytest
 
 from crsearch.pipeline.systems import model_searcher
+from crsearch.records.types import Item
 from crsearch.serve.contract import Answer, Event, Filters, Rung, SearchRequest
 from crsearch.serve.engine import HUNG_SECONDS
 from crsearch.serve.problems import Problem
@@ -289,3 +290,27 @@ def test_a_forgotten_user_is_a_stranger(serving):
         )
 
     assert serving(work) == (False, None, 0)
+
+
+def test_a_version_is_never_followed_by_the_one_before(serving):
+    """Changes and the look at the disk meet; a look that is out of date must not win."""
+
+    async def work(service):
+        seen, stop = [service.index.name], asyncio.Event()
+
+        async def look() -> None:
+            while not stop.is_set():
+                if seen[-1] != service.index.name:
+                    seen.append(service.index.name)
+                await asyncio.sleep(0.001)
+
+        watching = asyncio.create_task(look())
+        for n in range(6):
+            await service.change_items("add", [Item(item_id=f"n{n}", title="phone case glow")])
+        await asyncio.sleep(0.6)
+        stop.set()
+        await watching
+        return seen
+
+    seen = serving(work)
+    assert seen == sorted(set(seen)) and len(seen) == 7
