@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from blocks import replace_block
+
 PAGE = Path(__file__).parent / "promises.md"
-BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
 
 def main(files: Sequence[str]) -> None:
@@ -21,9 +22,8 @@ def main(files: Sequence[str]) -> None:
     for file in files:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
         blocks.append("\n".join(block(found)))
-    page = PAGE.read_text(encoding="utf-8")
-    head, rest = page.split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n{chr(10).join(blocks)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    page = replace_block(PAGE.read_text(encoding="utf-8"), "figures", "\n".join(blocks) + "\n")
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def block(found: dict[str, Any]) -> Iterator[str]:

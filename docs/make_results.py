@@ -63,35 +63,38 @@ def systems_table(found: Mapping[str, Any]) -> Iterator[str]:
     """All systems, best NDCG@10 first, with the paired difference of ``crs`` to each; the ceiling on top if known."""
     differences = found.get("significance", {}).get("NDCG@10", {})
     last = ["NDCG@10 of `crs` minus it"] if differences else []
-    yield _cells(["system", *METRICS, *last])
-    yield _cells(["---"] * (1 + len(METRICS) + len(last)))
+    yield cells(["system", *METRICS, *last])
+    yield cells(["---"] * (1 + len(METRICS) + len(last)))
     if "ceiling" in found:
-        means = [f"{found['ceiling'][metric]:.3f}" for metric in METRICS]
-        yield _cells(["best possible (Bayes)", *means, *([""] if last else [])])
+        best = [f"{found['ceiling'][metric]:.3f}" for metric in METRICS]
+        yield cells(["best possible (Bayes)", *best, *([""] if last else [])])
     for name, row in sorted(found["searchers"].items(), key=lambda entry: -entry[1]["NDCG@10"]["mean"]):
-        extra = [_interval(differences[name]["difference"], "+") if name in differences else ""] if last else []
-        yield _cells([f"`{name}`", *_metrics(row), *extra])
+        extra = [interval(differences[name]["difference"], "+") if name in differences else ""] if last else []
+        yield cells([f"`{name}`", *means(row), *extra])
 
 
 def stages_table(found: Mapping[str, Any]) -> Iterator[str]:
     """The training stages in order, with the tokens each was trained on."""
-    yield _cells(["stage", "answers", "trained tokens", *METRICS])
-    yield _cells(["---"] * (3 + len(METRICS)))
+    yield cells(["stage", "answers", "trained tokens", *METRICS])
+    yield cells(["---"] * (3 + len(METRICS)))
     for stage in found["stages"]:
         answers = "at once" if stage["mode"] == "direct" else "after a thought"
-        yield _cells([f"`{stage['name']}`", answers, f"{stage['tokens']:,}", *_metrics(stage["metrics"])])
+        yield cells([f"`{stage['name']}`", answers, f"{stage['tokens']:,}", *means(stage["metrics"])])
 
 
-def _metrics(row: Row) -> list[str]:
-    return [_interval(row[metric]) for metric in METRICS]
+def means(row: Row) -> list[str]:
+    """All metrics of a row."""
+    return [interval(row[metric]) for metric in METRICS]
 
 
-def _interval(value: Mapping[str, float], sign: str = "") -> str:
+def interval(value: Mapping[str, float], sign: str = "") -> str:
+    """A mean with its interval."""
     return f"{value['mean']:{sign}.3f} [{value['low']:{sign}.3f}, {value['high']:{sign}.3f}]"
 
 
-def _cells(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def cells(texts: Sequence[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(texts)} |"
 
 
 def remaking(settings: Settings, folder: Path, threads: int) -> str:

@@ -146,6 +146,7 @@ def test_tokens_stand_beside_every_row(main):
     seen = {stage: arm.stages[stage]["numbers"].get("tokens_sum", 0) for stage in ("align", "sft0", "rl0", "sft1")}
     assert arm.results["final_stage"] == "sft1" and seen["align"] > 0 and seen["rl0"] > 0
     assert arm.tokens("crs") == arm.tokens("crs-no-thought") == sum(seen.values())
+    assert arm.tokens("latent-r3") == seen["align"] + arm.stages["latent-r3"]["numbers"]["tokens_sum"]
     assert arm.tokens("crs-direct") == seen["align"] + sum(
         arm.stages[stage]["numbers"]["tokens_sum"] for stage in ("direct0", "direct") if stage in arm.stages
     )

@@ -13,7 +13,7 @@ from crsearch.config import Nested, Settings, merge
 from crsearch.errors import RunError
 from crsearch.evaluate.evaluation import Evaluation
 from crsearch.pipeline.run import run
-from crsearch.pipeline.systems import FINAL, SYSTEMS
+from crsearch.pipeline.systems import BASELINES, FINAL, SYSTEMS, baseline_start
 from crsearch.runs import Json, Progress, RunDirectory, silent, write_json
 
 BudgetName = Literal["smoke", "hour", "full"]
@@ -96,7 +96,8 @@ class Arm:
             path = [s["name"] for s in self.results["stages"]]
             trained = path[: path.index(self.results["final_stage"]) + 1]
         else:
-            trained = ["align", "direct0", "direct"] if own == "direct" else [own]
+            first = [] if own not in BASELINES or baseline_start(own) == "base" else [baseline_start(own)]
+            trained = ["align", "direct0", "direct"] if own == "direct" else [*first, own]
         return sum((float(self.stages[s]["numbers"].get("tokens_sum", 0)) for s in trained if s in self.stages), 0.0)
 
     def cpu_seconds(self, stages: Collection[str]) -> dict[str, float]:
