@@ -136,7 +136,7 @@ def test_what_breaks_in_a_stream_ends_it_with_an_event(trained, caplog, monkeypa
 
     with caplog.at_level(logging.ERROR):
         reply = in_process(trained, work)
-    assert b"event: first" in reply.body and b'event: error\ndata: {"error": {"code": "internal"' in reply.body
+    assert b"event: first" in reply.body and b'event: error\ndata: {"error":{"code":"internal"' in reply.body
     assert "RuntimeError" in caplog.text and CANARY not in caplog.text + reply.body.decode()
 
 
