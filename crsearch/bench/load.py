@@ -56,27 +56,42 @@ class Client:
         return await self.send("POST", path, value, due)
 
     async def send(self, method: str, path: str, value: object | None, due: float | None = None) -> Reply:
-        """One request on an idle connection, or on a new one."""
+        """One request on an idle connection, or on a new one.
+
+        A server may close an idle connection at the moment it is used; then nothing of an answer has come, and the
+        request goes over a new one, as HTTP clients do.
+        """
         begun = time.perf_counter() if due is None else due
+        found = await self._tried(method, path, value) if self._idle else None
+        found = found or await self._tried(method, path, value, fresh=True)
+        ms = 1e3 * (time.perf_counter() - begun)
+        if found is None:
+            return Reply(0, None, ms)
+        body: Any = None
+        with suppress(ValueError):
+            body = json.loads(found[1])
+        return Reply(found[0], body, ms)
+
+    async def _tried(
+        self, method: str, path: str, value: object | None, *, fresh: bool = False
+    ) -> tuple[int, bytes] | None:
+        """Status and body; none = the connection failed."""
         writer: asyncio.StreamWriter | None = None
         try:
-            if self._idle:
-                reader, writer = self._idle.pop()
-            else:
+            if fresh or not self._idle:
                 reader, writer = await asyncio.open_connection(self.host, self.port)
+            else:
+                reader, writer = self._idle.pop()
             status, data, keeps = await _exchange(reader, writer, method, path, self.host, value)
         except (OSError, EOFError, ValueError, IndexError):
             if writer is not None:
                 await _closed(writer)
-            return Reply(0, None, 1e3 * (time.perf_counter() - begun))
+            return None
         if keeps:
             self._idle.append((reader, writer))
         else:
             await _closed(writer)
-        body: Any = None
-        with suppress(ValueError):
-            body = json.loads(data)
-        return Reply(status, body, 1e3 * (time.perf_counter() - begun))
+        return status, data
 
     async def close(self) -> None:
         """Close idle connections."""

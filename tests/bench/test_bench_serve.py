@@ -82,6 +82,31 @@ def test_an_open_loop_sends_at_its_times_and_counts_from_when_a_request_was_due(
     assert all(r.ms >= 199 for r in replies)
 
 
+def test_a_connection_that_was_closed_while_idle_is_no_error():
+    async def work():
+        hangs_up = []
+
+        async def answer(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+            await writer.drain()
+            hangs_up.append(1)
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        replies = []
+        for _ in range(3):
+            replies.append(await client.get("/"))
+            await asyncio.sleep(0.02)
+        await client.close()
+        server.close()
+        return replies, len(hangs_up)
+
+    replies, connections = asyncio.run(work())
+    assert [r.status for r in replies] == [200, 200, 200] and connections == 3
+
+
 def test_no_answer_is_status_0():
     assert asyncio.run(Client("http://127.0.0.1:9").get("/")).status == 0
 
