@@ -114,7 +114,10 @@ class FeedbackStore:
         catalogue_version: str,
         rung: str,
     ) -> None:
-        """Remember an answer, so that its items can be judged; a second one of the same id changes nothing.
+        """Remember an answer, so that its items can be judged.
+
+        A second one of the same id adds its items (a stream shows one list at once and another after the thought), and
+        its rung and version count; a search stands once.
 
         Args:
             request_id: of the answer.
@@ -129,8 +132,16 @@ class FeedbackStore:
         told = time.astimezone(UTC).isoformat() if isinstance(time, datetime) else None if time is None else str(time)
         row = (request_id, user_id, query, told, place, json.dumps(list(shown)), catalogue_version, rung, clock.time())
         with self._writing() as db:
+            before = db.execute("SELECT shown FROM searches WHERE request_id = ?", (request_id,)).fetchone()
+            if before is not None:
+                both = json.dumps(list(dict.fromkeys([*json.loads(before[0]), *shown])))
+                db.execute(
+                    "UPDATE searches SET shown = ?, catalogue = ?, rung = ? WHERE request_id = ?",
+                    (both, catalogue_version, rung, request_id),
+                )
+                return
             db.execute(
-                "INSERT OR IGNORE INTO searches(request_id, user_id, query, time, place, shown, catalogue, rung, at) "
+                "INSERT INTO searches(request_id, user_id, query, time, place, shown, catalogue, rung, at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )

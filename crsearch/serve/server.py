@@ -23,8 +23,6 @@ from crsearch.serve.seen import log_to_stderr
 
 RUN, CONFIG = "CRSEARCH_SERVE_RUN", "CRSEARCH_SERVE_CONFIG"
 """Environment in which worker processes find what to serve."""
-
-
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep the interpreter: the event loop must not wait 5 ms for the thread that decodes."""
 
@@ -41,6 +39,9 @@ def serve(run: Path, config: ServeConfig, announce: Callable[[str], None] = lamb
         ConfigError: an address beyond loopback without keys; the port is taken or not allowed.
         RunError, ModelError, SidError, DataError: the run cannot be served.
     """
+    from crsearch.pipeline.again import finished
+
+    finished(run)  # before anything is said or bound, and once for all workers
     require_keys_beyond_loopback(config, Keys.from_environment(config.keys, os.environ))
     bound = _bind(config)
     port = bound.getsockname()[1]

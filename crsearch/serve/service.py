@@ -46,6 +46,7 @@ from crsearch.serve.index import RUNG_SYSTEMS, Allowed, Index
 from crsearch.serve.ladder import AROUND_MS, MARGIN, Measured
 from crsearch.serve.metrics import Metrics
 from crsearch.serve.problems import Problem
+from crsearch.serve.security import log_broken
 from crsearch.serve.text import clean_query
 from crsearch.serve.thoughts import ThoughtCache
 
@@ -196,7 +197,8 @@ class SearchService:
         asked = await self._in_pool(lambda: self._ask(request, time.monotonic()))
         kept, self.engine.cache = self.engine.cache, ThoughtCache(0)
         try:
-            for mode, times in (("think", 1), ("fast", 2), ("think", self.config.batch), ("fast", self.config.batch)):
+            most = min(self.config.batch, self.config.queue)
+            for mode, times in (("think", 1), ("fast", 2), ("think", most), ("fast", most)):
                 late = time.monotonic() + 60
                 jobs = [replace_job(asked, mode, late, self.config.width) for _ in range(times)]
                 for job in jobs:
@@ -226,7 +228,7 @@ class SearchService:
                     name = await self._in_pool(self.store.current)
                     if name != self.index.name:
                         await self.swap(name)
-            except CrsearchError as e:
+            except Exception as e:  # whatever it is, the next look must come
                 self._refused(e)
 
     async def swap(self, name: str | None = None) -> None:
@@ -298,6 +300,7 @@ class SearchService:
         fast = replace(asked, request=request.model_copy(update={"mode": "fast"}), deadline=at_once)
         request_id = request_id or new_id()
         first = replace(await self._answer(fast), request_id=request_id)
+        self._keep_shown(first, request)  # it can be clicked on while the thought is written
         yield StreamEvent(name="first", data=first)
         if request.mode == "fast" or first.served_by in RUNG_SYSTEMS or not first.items:
             self._remember(first, asked_by=request)
@@ -351,9 +354,13 @@ class SearchService:
         return Problem("too_many_requests", "the server is busy", hint="try again later", retry_after=wait)
 
     def _remember(self, answer: Answer, asked_by: SearchRequest) -> None:
-        """Count an answer, and keep what was shown, so that clicks on it can be told later."""
+        """Count an answer, and keep what was shown."""
         self.metrics.answered(answer)
         self.recent.add(answer)
+        self._keep_shown(answer, asked_by)
+
+    def _keep_shown(self, answer: Answer, asked_by: SearchRequest) -> None:
+        """Keep what was shown, so that clicks on it can be told later; lists of one request are added up."""
         feedback = self.feedback
         if feedback is not None and answer.items:
             shown = [item.id for item in answer.items]
@@ -653,7 +660,14 @@ class SearchService:
     def _keep(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._kept.add(task)
-        task.add_done_callback(self._kept.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Work behind the answers is over; what broke it is told in the log."""
+        self._kept.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            log_broken("", error)
 
 
 def replace_job(asked: Asked, mode: Any, deadline: float, width: int) -> Job:

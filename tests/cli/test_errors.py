@@ -221,3 +221,8 @@ def test_check_names_every_broken_row(crsearch, tmp_path):
     as_json = crsearch("check", folder, "--json")
     assert as_json.exit_code == 2
     assert len(json.loads(as_json.stdout)["problems"]) == 3
+
+
+def test_serving_nothing_is_told_before_an_address_is(refused, tmp_path):
+    said = refused("serve", tmp_path / "none", "--port", "0")
+    assert "RunError" in said and "no such run directory" in said and "http://" not in said

@@ -65,12 +65,14 @@ def test_what_was_not_shown_cannot_be_judged(store):
     assert store.counts()["click"] == 0
 
 
-def test_a_request_id_is_remembered_once(store):
-    serve(store, "r1", shown=("a",))
-    serve(store, "r1", shown=("b",))
-    store.judge("r1", "a", "click")
+def test_lists_of_one_request_add_up_and_are_one_search(store):
+    serve(store, "r1", shown=("a", "b"))
+    serve(store, "r1", shown=("b", "c"))
+    for item_id in ("a", "b", "c"):
+        store.judge("r1", item_id, "click")
     with pytest.raises(DataError):
-        store.judge("r1", "b", "click")
+        store.judge("r1", "d", "click")
+    assert store.counts()["searches"] == 1
 
 
 def test_any_text_is_kept_as_it_is(store):

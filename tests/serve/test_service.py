@@ -7,7 +7,8 @@ import pytest
 
 from crsearch.pipeline.systems import model_searcher
 from crsearch.records.types import Item
-from crsearch.serve.contract import Answer, Event, Filters, Rung, SearchRequest
+from crsearch.serve.catalogue import CatalogueStore
+from crsearch.serve.contract import Answer, Event, Filters, Judgement, Rung, SearchRequest
 from crsearch.serve.engine import HUNG_SECONDS
 from crsearch.serve.problems import Problem
 
@@ -314,3 +315,46 @@ def test_a_version_is_never_followed_by_the_one_before(serving):
 
     seen = serving(work)
     assert seen == sorted(set(seen)) and len(seen) == 7
+
+
+def test_a_queue_shorter_than_a_batch_is_no_obstacle_to_starting(serving):
+    async def work(service):
+        return (await service.search(ask(mode="fast"))).served_by
+
+    assert serving(work, queue=3, batch=16) is Rung.DIRECT
+
+
+def test_the_catalogue_is_looked_at_again_after_a_look_that_broke(serving):
+    async def work(service):
+        current, broke = service.store.current, []
+
+        def breaks() -> str:
+            if not broke:
+                broke.append(True)
+                raise OSError("the disk is gone for a moment")
+            return current()
+
+        service.store.current = breaks
+        CatalogueStore(service.run).add([Item(item_id="new", title="phone case glow")])
+        for _ in range(60):
+            await asyncio.sleep(0.05)
+            if service.index.name == "v000002":
+                break
+        return broke, service.index.name, service.last_error
+
+    assert serving(work) == ([True], "v000002", "")
+
+
+def test_both_lists_of_a_stream_can_be_judged_and_are_one_search(serving):
+    async def work(service):
+        lists = []
+        async for event in service.stream(ask(user_id=USER, mode="think", top_k=5), "r1"):
+            if event.name in ("first", "final"):
+                lists.append(ids(event.data))
+                for item_id in lists[-1]:  # the first list while the thought is being written
+                    await service.judge(Judgement(request_id="r1", item_id=item_id, kind="click"))
+        return lists, service.feedback.counts()
+
+    (first, final), counts = serving(work)
+    assert counts["searches"] == 1
+    assert counts["click"] == len({*first, *final}) > 0
