@@ -29,6 +29,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 _TMP, _OLD = ".tmp-", ".old-"
+LOG = "metrics.jsonl"
+"""File of a run with what its training stages logged, step by step."""
+SAME_BITS = ("threads", "torch", "device")
+"""Facts of the manifest, beside the key of a stage, that its bits depend on."""
 SERVING = "serving"
 """Folder of a run that belongs to servers: catalogue versions, feedback."""
 
@@ -317,6 +321,31 @@ class RunDirectory:
         shas = {f.relative_to(self.path).as_posix(): file_digest(f) for f in files}
         self.enter(name, {"key": key, "outputs": shas, "numbers": dict(numbers or {}), "cost": dict(cost or {})})
 
+    def take_over(self, other: "RunDirectory", name: str, key: str) -> bool:
+        """Copy a stage that another run has done from the same inputs, with what it logged and what it cost.
+
+        Returns:
+            Whether the other has it, and would make the same bits: threads, torch and device are those of this run.
+
+        Raises:
+            RunError: an artefact of the other is missing or changed on disk.
+            StorageError: no room.
+        """
+        alike = all(self.manifest.get(fact) == other.manifest.get(fact) for fact in SAME_BITS)
+        if not alike or other.stage(name, key) is None:
+            return False
+        self.forget(name)
+        entry = other.manifest["stages"][name]
+        with storage_errors(self.path):
+            for file in entry["outputs"]:
+                (self.path / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(other.path / file, self.path / file)
+        self.rewind(LOG, name, -1)
+        for row in (r for r in other.numbers() if r["stage"] == name):
+            self.append(LOG, row)
+        self.enter(name, entry)
+        return True
+
     def forget(self, name: str) -> None:
         """Drop the record of a stage, so that it is run again; nothing to do if there is none."""
         if name in self._manifest["stages"]:
@@ -354,11 +383,11 @@ class RunDirectory:
 
     def log(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        self.append("metrics.jsonl", {"stage": stage, "step": step, **numbers})
+        self.append(LOG, {"stage": stage, "step": step, **numbers})
 
     def numbers(self) -> list[Json]:
         """All lines of ``metrics.jsonl``, in order."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / LOG
         return read_lines(path) if path.exists() else []
 
 

@@ -199,3 +199,40 @@ def test_a_last_line_cut_by_a_crash_is_dropped_and_one_before_it_is_an_error(run
         f.write('\n{"stage": "a", "step": 3}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl:2: not a JSON line"):
         read_lines(run.path / "metrics.jsonl")
+
+
+# -- stages of another run --------------------------------------------------------------------------------------------
+@pytest.fixture
+def done(tmp_path):
+    """Another run that has trained a stage."""
+    with RunDirectory(tmp_path / "other") as other:
+        other.describe({"threads": 1})
+        write_atomic(other.path / "models" / "a" / "weights", "bytes")
+        other.log("a", 1, {"loss": 0.5})
+        other.log("b", 1, {"loss": 0.7})
+        other.complete("a", "key", [other.path / "models" / "a"], {"tokens": 3}, {"cpu_seconds": 2.0})
+        yield other
+
+
+def test_a_stage_done_elsewhere_comes_with_its_files_its_lines_and_its_cost(run, done):
+    run.describe({"threads": 1})
+    run.log("a", 1, {"loss": 0.9})
+    assert run.take_over(done, "a", "key")
+    assert run.stage("a", "key") == done.stage("a", "key")
+    assert run.manifest["stages"]["a"]["cost"] == {"cpu_seconds": 2.0}
+    assert (run.path / "models" / "a" / "weights").read_text() == "bytes"
+    assert run.numbers() == [{"stage": "a", "step": 1, "loss": 0.5}]
+
+
+@pytest.mark.parametrize(("key", "threads"), [("another", 1), ("key", 2)])
+def test_a_stage_of_other_inputs_or_other_threads_is_not_taken(run, done, key, threads):
+    run.describe({"threads": threads})
+    assert not run.take_over(done, "a", key)
+    assert run.stage("a") is None and not (run.path / "models").exists()
+
+
+def test_a_damaged_stage_is_not_taken(run, done):
+    run.describe({"threads": 1})
+    (done.path / "models" / "a" / "weights").write_text("other")
+    with pytest.raises(RunError, match="changed since stage a wrote it"):
+        run.take_over(done, "a", "key")

@@ -250,7 +250,10 @@ def experiment(
     ],
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="Finished runs: rgrpo starts from them, cold looks at them."),
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Runs: rgrpo starts from them, cold looks at them, the others copy what they would run again.",
+        ),
     ] = None,
     budget: Annotated[
         Literal["smoke", "hour", "full"], typer.Option(help="Minutes, under an hour on two cores, or a night.")
@@ -283,8 +286,6 @@ def experiment(
     from crsearch.pipeline.experiments.rgrpo import compare_loops, loop_starts
 
     size, runs = BUDGETS[budget], runs or []
-    if runs and name not in ("rgrpo", "cold"):
-        raise ConfigError(f"experiment {name}: makes its own runs; leave out {runs[0]}")
     if steps and name != "rgrpo":
         raise ConfigError(f"experiment {name}: --steps is for rgrpo; use --set rl.steps={steps}")
     settings = load_settings(None, _overrides(set_, None, threads), {"preset": size.preset})

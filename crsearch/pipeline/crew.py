@@ -114,7 +114,9 @@ class _Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env={**os.environ, **threads},
         )  # fmt: skip
         records = None if space.records is None else str(space.records)
-        self._tell({"run": str(space.run.path), "settings": space.settings.model_dump(mode="json"), "records": records})
+        sources = [str(source.path) for source in space.stages.sources]
+        settings = space.settings.model_dump(mode="json")
+        self._tell({"run": str(space.run.path), "settings": settings, "records": records, "sources": sources})
         self.thread = threading.Thread(target=self._work, daemon=True)
         self.thread.start()
 
@@ -212,7 +214,8 @@ def serve(lines: Iterator[str], tell: Callable[[Json], None], jobs: Jobs) -> Non
     torch.set_num_threads(settings.threads)
     run = _Lent(Path(about["run"]), tell)
     records = None if about["records"] is None else Path(about["records"])
-    space = Workspace(run, settings, lambda *told: tell({"progress": told}), records)
+    sources = [Path(source) for source in about["sources"]]
+    space = Workspace(run, settings, lambda *told: tell({"progress": told}), records, sources=sources)
     for line in lines:
         task = json.loads(line)
         try:

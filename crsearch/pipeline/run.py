@@ -19,7 +19,13 @@ from crsearch.runs import Progress, RunDirectory, StageRecord, silent, write_jso
 
 
 def run(
-    settings: Settings, out: Path, *, resume: bool = False, redo: Sequence[str] = (), progress: Progress = silent
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+    redo: Sequence[str] = (),
+    progress: Progress = silent,
+    sources: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Run every stage that is not done, and write ``results.json``.
 
@@ -30,13 +36,14 @@ def run(
         resume: go on in a directory that already holds a run.
         redo: stages to run again although nothing changed, e.g. because a file of theirs was damaged.
         progress: called as (stage, done, total, numbers).
+        sources: other runs; what they have done from the same inputs, with as many threads, is copied, not run.
 
     Returns:
         The content of ``results.json``.
 
     Raises:
         RunError: the directory holds a run and ``resume`` is off, or a run of another data set or thread count;
-            an unknown stage in ``redo``.
+            an unknown stage in ``redo``; a source that is no run.
         ConfigError: an unknown searcher.
         DataError, SidError, ModelError, StorageError, TeacherError: see the stage.
     """
@@ -46,7 +53,7 @@ def run(
             raise RunError(f"{out}: holds a run already. Go on with --resume, or choose another --out")
         for name in redo:
             _forget(directory, name)
-        return finish(Workspace(directory, settings, progress))
+        return finish(Workspace(directory, settings, progress, sources=sources))
 
 
 def finish(space: Workspace) -> dict[str, Any]:
@@ -54,8 +61,9 @@ def finish(space: Workspace) -> dict[str, Any]:
     import torch
 
     number = processes(space.settings)
+    before = next((d.manifest["threads"] for d in (space.run, *space.stages.sources) if "threads" in d.manifest), None)
     space.settings = space.settings.model_copy(
-        update={"processes": number, "threads": threads(space.settings, number, space.run.manifest.get("threads"))}
+        update={"processes": number, "threads": threads(space.settings, number, before)}
     )
     torch.set_num_threads(space.settings.threads)
     space.begin()

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +42,24 @@ class Workspace:
         progress: where stages report.
         records: folder of the records; none = what the settings say.
         only: beginning of the names of stages that may be run; "" = all.
+        sources: folders of other runs, whose stages are taken over where they were done from the same inputs.
+
+    Raises:
+        RunError: a source is no run.
     """
 
     def __init__(
-        self, run: RunDirectory, settings: Settings, progress: Progress, records: Path | None = None, only: str = ""
+        self,
+        run: RunDirectory,
+        settings: Settings,
+        progress: Progress,
+        records: Path | None = None,
+        only: str = "",
+        sources: Sequence[Path] = (),
     ) -> None:
         self.run, self.settings, self.progress = run, settings, progress
         self.records = Path(settings.data) if records is None and settings.data is not None else records
-        self.stages = Stages(run, progress, only)
+        self.stages = Stages(run, progress, only, [RunDirectory.reading(source) for source in sources])
         self._dataset: Dataset | None = None
         self._truth: pl.DataFrame | None = None
         self._sids: SidBook | None = None

@@ -1,5 +1,6 @@
 """Experiments in seconds: what is run, what is compared, and that nothing finished is run again."""
 
+import dataclasses
 import io
 import json
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from crsearch.pipeline.experiments.lab import Arm, Lab
 from crsearch.pipeline.experiments.rgrpo import loop_starts
 from crsearch.pipeline.experiments.summary import COMPARED, compare_rows, row_metrics
 from crsearch.pipeline.systems import BASELINES, SYSTEMS
+from crsearch.runs import RunDirectory
 
 FEW = (
     *(f"baselines.{name}.max_steps=2" for name in ("genre", "dsi", "ltrgr", "latent_r3", "tiger")),
@@ -240,6 +242,22 @@ def test_loop_shows_every_half_iteration_and_sft_alone_for_as_many_rounds_and_as
 
 
 @pytest.mark.slow
+def test_what_a_given_run_has_done_is_taken_over(main, tmp_path):
+    source = main[0] / "map/seed-0"
+    lab, watched = lab_in(tmp_path)
+    conduct("scale", dataclasses.replace(lab, runs=[source]))
+    ran = watched.arms["one/seed-0"].ran
+    assert "align" in watched.arms["half/seed-0"].ran and ran == []
+    taken, given = Arm(tmp_path / "one/seed-0"), Arm(source)
+    assert taken.stages["sft1"] == given.stages["sft1"]  # the cost too
+    assert taken.results["searchers"]["crs"] == given.results["searchers"]["crs"]
+    logged = [
+        [row for row in RunDirectory.reading(arm.folder).numbers() if row["stage"] == "align"] for arm in (taken, given)
+    ]
+    assert logged[0] == logged[1] != []
+
+
+@pytest.mark.slow
 def test_scale_trains_three_sizes_with_and_without_thought(tmp_path):
     lab, _ = lab_in(tmp_path, "model.width=16", "model.heads=2", "model.layers=2")
     found = conduct("scale", lab)
@@ -276,6 +294,7 @@ def test_controls_state_what_they_expect_and_whether_it_held(tmp_path):
     assert len(set(data.values())) == 4
     start = fingerprints["ordinary"].stages["sft0"], fingerprints["shuffled-rewards"].stages["sft0"]
     assert start[0] == start[1]
+    assert "sft0" in watched.arms["ordinary/seed-0"].ran and "sft0" not in watched.arms["shuffled-rewards/seed-0"].ran
     assert "shuffled rewards: " in printed(found)
     again, watched = lab_in(tmp_path)
     assert conduct("controls", again) == found
@@ -290,7 +309,6 @@ def test_controls_need_a_simulated_shop(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["main", "runs/a"], "experiment main: makes its own runs; leave out runs/a"),
         (["cold", "--steps", "5"], "experiment cold: --steps is for rgrpo; use --set rl.steps=5"),
     ],
 )

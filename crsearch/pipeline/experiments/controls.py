@@ -81,7 +81,7 @@ def _run_all(lab: Lab) -> dict[str, list[Arm]]:
             readers,
         ),
         "shuffled rewards": _arms(
-            lab, "shuffled-rewards", shop, {"rl": {"shuffle_rewards": True, **NO_ANCHORS}, **crs}, ordinary
+            lab, "shuffled-rewards", shop, {"rl": {"shuffle_rewards": True, **NO_ANCHORS}, **crs}
         ),
         "random SIDs": _arms(lab, "random-sids", shop, {"sids": {"quantizer": "random"}, **crs}),
     }
@@ -133,13 +133,9 @@ def _checks(rows: Rows, metrics: Mapping[str, RowMetrics], items: int) -> list[d
     ]
 
 
-def _arms(lab: Lab, name: str, records: Path, changes: Nested, starts: Sequence[Arm] | None = None) -> list[Arm]:
+def _arms(lab: Lab, name: str, records: Path, changes: Nested) -> list[Arm]:
     """One arm per seed, with a single round of the loop."""
-    changes = {**changes, "loop": {"iterations": 1}}
-    return [
-        lab.arm(f"{name}/seed-{seed}", records, seed, changes, starts[seed] if starts else None)
-        for seed in range(lab.seeds)
-    ]
+    return lab.arms(name, records, {**changes, "loop": {"iterations": 1}})
 
 
 def _rows_of(arms: Sequence[Arm]) -> Rows:

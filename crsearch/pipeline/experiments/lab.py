@@ -1,7 +1,6 @@
 """What experiments are made of: shops that are simulated once, and arms, each a run directory that resumes."""
 
 import json
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from crsearch.errors import RunError
 from crsearch.evaluate.evaluation import Evaluation
 from crsearch.pipeline.run import run
 from crsearch.pipeline.systems import BASELINES, FINAL, SYSTEMS, baseline_start
-from crsearch.runs import Json, Progress, RunDirectory, silent, write_json
+from crsearch.runs import Json, Progress, RunDirectory, silent
 
 BudgetName = Literal["smoke", "hour", "full"]
 
@@ -113,45 +112,21 @@ class Arm:
         return {**seconds, "total": sum(seconds.values(), 0.0)}
 
 
-BEFORE_LOOP = ("data", "sids", "distill", "base", "align", "sft0")
-"""Stages that all loops from one start share."""
-
-MEASURED_BEFORE = ("eval.stage.align", "eval.stage.sft0")
-"""Measurements that they share where the start has them."""
-
-
-def run_arm(settings: Settings, folder: Path, progress: Shown, start: Arm | None = None) -> Arm:
+def run_arm(settings: Settings, folder: Path, progress: Shown, sources: Sequence[Path] = ()) -> Arm:
     """Run an arm, or what is missing of it.
 
     Args:
         settings: resolved settings.
         folder: its run directory.
         progress: opens its progress, under the names of its folder and of the one above.
-        start: a run of the same settings up to sft0, whose stages are taken over.
+        sources: other runs, whose stages are taken over where they were done from the same inputs.
 
     Raises:
-        RunError: the start lacks a stage.
         RunError, ConfigError, DataError, SidError, ModelError, StorageError, TeacherError: see ``pipeline.run``.
     """
-    if start is not None and not Arm(folder).is_begun:
-        _take_over(start, folder)
     with progress("/".join(folder.parts[-2:]), settings) as shown:
-        run(settings, folder, resume=True, progress=shown)
+        run(settings, folder, resume=True, progress=shown, sources=sources)
     return Arm(folder)
-
-
-def _take_over(start: Arm, folder: Path) -> None:
-    """Copy the stages up to sft0 of a run into a new run directory; the manifest comes last."""
-    missing = [stage for stage in BEFORE_LOOP if stage not in start.stages]
-    if missing:
-        raise RunError(f"{start.folder}: stage {missing[0]} is not done: finish the run first")
-    measured = [stage for stage in MEASURED_BEFORE if stage in start.stages]
-    shared = {stage: start.stages[stage] for stage in (*BEFORE_LOOP, *measured)}
-    for file in (file for entry in shared.values() for file in entry["outputs"]):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(start.folder / file, folder / file)
-    manifest = {**RunDirectory.reading(start.folder).manifest, "stages": shared}
-    write_json(folder / "manifest.json", manifest)
 
 
 def teachers(settings: Settings) -> Mapping[str, Nested]:
@@ -172,7 +147,7 @@ class Lab:
         seeds: training seeds, from 0; the shop is the same for all.
         out: folder of the shops, of the arms and of the result.
         progress: opens the progress of an arm.
-        runs: finished runs to look at in place of arms, where an experiment takes them.
+        runs: runs to take over from what is the same there; ``cold`` looks at them in place of arms.
     """
 
     settings: Settings
@@ -214,21 +189,21 @@ class Lab:
             )
         return folder
 
-    def arm(self, name: str, records: Path, seed: int, changes: Nested | None = None, start: Arm | None = None) -> Arm:
-        """Run an arm, or what is missing of it; see ``run_arm``.
+    def arm(self, name: str, records: Path, seed: int, changes: Nested | None = None) -> Arm:
+        """Run an arm, or what neither it nor an arm beside it nor a given run has done; see ``run_arm``.
 
         Args:
             name: folder below ``out``.
             records: what it learns from and is tested on.
             seed: of its training.
             changes: settings in which it differs.
-            start: where its loop starts.
         """
         own: Nested = {"data": str(records), "seed": seed}
         if self.settings.data is None:
             own["distill"] = {"language": self.settings.simulate.language}
         settings = changed(self.settings, merge(own, changes or {}))
-        return run_arm(settings, self.out / name, self.progress, start)
+        beside = {m.parent for depth in ("*", "*/*") for m in self.out.glob(f"{depth}/manifest.json")}
+        return run_arm(settings, self.out / name, self.progress, [*self.runs, *sorted(beside - {self.out / name})])
 
     def arms(self, name: str, records: Path, changes: Nested | None = None) -> list[Arm]:
         """One arm per seed, ``<name>/seed-<n>``."""

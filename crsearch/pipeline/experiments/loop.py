@@ -28,8 +28,7 @@ def half_iterations(lab: Lab) -> dict[str, Any]:
     records = lab.shop()
     with_rl = lab.arms("rl+sft", records, _loop(ITERATIONS, rl=True))
     rounds = _rounds_of_equal_cpu(lab, records, with_rl[0])
-    longer = _loop(max(ITERATIONS, rounds), rl=False)
-    alone = [lab.arm(f"{ALONE}/seed-{seed}", records, seed, longer, start) for seed, start in enumerate(with_rl)]
+    alone = lab.arms(ALONE, records, _loop(max(ITERATIONS, rounds), rl=False))
     arms = {"rl+sft": with_rl, ALONE: alone}
     rows: Rows = {
         f"{name} {stage}": [arm.evaluation(f"stage.{stage}") for arm in its]
@@ -67,7 +66,7 @@ def _rounds_of_equal_cpu(lab: Lab, records: Path, with_rl: Arm) -> int:
     arm = Arm(lab.out / ALONE / "seed-0")
     first = [f"sft{i + 1}" for i in range(ITERATIONS)]
     if not arm.is_begun or first[-1] not in arm.stages:
-        arm = lab.arm(f"{ALONE}/seed-0", records, 0, _loop(ITERATIONS, rl=False), with_rl)
+        arm = lab.arm(f"{ALONE}/seed-0", records, 0, _loop(ITERATIONS, rl=False))
     per_round = arm.cpu_seconds(first)["total"] / ITERATIONS
     return max(1, round(with_rl.cpu_seconds(with_rl.loop[1:])["total"] / per_round))
 

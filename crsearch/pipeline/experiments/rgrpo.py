@@ -1,7 +1,7 @@
 """Table 3: what the loop does with R-GRPO, with GRPO, and with SFT alone.
 
 All arms start from the same first reasoning of a run and get the same CPU time after it. Each is a run directory of
-its own that shares the start's stages, so every arm stops and resumes like any run.
+its own that takes over the start's stages, so every arm stops and resumes like any run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ class _Loops:
     """
 
     def __init__(self, settings: Settings, start: Path, out: Path, steps: int, progress: Shown) -> None:
-        self.start, self.out, self.progress = Arm(start), out, progress
+        self.start, self.out, self.progress = start, out, progress
         self.steps = {"r-grpo": steps, "grpo": steps, "sft-only": 0}
         self.rounds = {"r-grpo": 1, "grpo": 1, "sft-only": 2}
         self.settings = changed(
@@ -102,7 +102,7 @@ class _Loops:
         loop = {**ARMS[name].get("loop", {}), "iterations": rounds, "seed": seed, "select": "last"}
         rl = {**ARMS[name].get("rl", {}), "steps": steps or self.settings.rl.steps}
         settings = changed(self.settings, {"rl": rl, "loop": loop})
-        return run_arm(settings, self.out / folder, self.progress, self.start)
+        return run_arm(settings, self.out / folder, self.progress, [self.start])
 
     def _make_equal(self, name: str, r_grpo: Mapping[str, float]) -> None:
         """Give an arm as many steps, or rounds, as take the CPU time of R-GRPO, from a short probe."""
