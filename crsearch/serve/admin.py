@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from crsearch.serve.answers import Bucket, Curve, Line, Percentiles, RungRow, SlowQuery, TreeLoad
 from crsearch.serve.contract import Answer, Rung
 from crsearch.serve.index import Index
 
@@ -50,7 +51,7 @@ class Recent:
             Served(time.monotonic(), answer.served_by, len(answer.items), dict(answer.timings_ms), query)
         )
 
-    def percentiles(self, part: str, rung: Rung | None = None) -> dict[str, float | None]:
+    def percentiles(self, part: str, rung: Rung | None = None) -> Percentiles:
         """``p50_ms``, ``p95_ms``, ``p99_ms`` of a part."""
         ms = [a.timings_ms[part] for a in list(self.answers) if part in a.timings_ms and rung in (None, a.rung)]
         if not ms:
@@ -63,7 +64,7 @@ class Recent:
         now = time.monotonic()
         return sum(now - a.at < seconds for a in list(self.answers)) / min(seconds, max(1e-3, now - self.began))
 
-    def slow(self) -> list[dict[str, Any]]:
+    def slow(self) -> list[SlowQuery]:
         """Slow and empty answers, the newest first."""
         limit = self.percentiles("total")["p95_ms"] or 0.0
         found = [a for a in list(self.answers) if not a.items or a.timings_ms.get("total", 0.0) > limit]
@@ -73,11 +74,11 @@ class Recent:
         ]
 
 
-def rung_rows(results: Mapping[str, Any], recent: Recent) -> list[dict[str, Any]]:
+def rung_rows(results: Mapping[str, Any], recent: Recent) -> list[RungRow]:
     """Every rung: its quality on the run's test users, and how it did here."""
     measured = results.get("rungs", {})
     counts = Counter(a.rung for a in list(recent.answers))
-    rows = []
+    rows: list[RungRow] = []
     for rung in Rung:
         quality = measured.get(rung.value, {})
         took = recent.percentiles("total", rung)
@@ -101,7 +102,7 @@ def cuts_pay(results: Mapping[str, Any]) -> bool:
     return None not in means and means[0] > means[1]
 
 
-def tree_load(index: Index) -> dict[str, Any]:
+def tree_load(index: Index) -> TreeLoad:
     """Load of the tree of semantic IDs, and what is left of the deduplication codes."""
     codes_NL, alive_N = index.book.codes_NL, index.alive_N
     live_NL = codes_NL[alive_N]
@@ -109,7 +110,7 @@ def tree_load(index: Index) -> dict[str, Any]:
     next_P = np.zeros(len(prefix_PL), dtype=np.int64)
     np.maximum.at(next_P, of_N.ravel(), codes_NL[:, -1] + 1)
     full_P = next_P >= index.book.dedup_codes
-    buckets: list[dict[str, Any]] = []
+    buckets: list[Bucket] = []
     for code in np.unique(codes_NL[:, 0]).tolist():
         own_P = prefix_PL[:, 0] == code
         own_N = live_NL[:, 0] == code
@@ -143,10 +144,10 @@ CURVES: Sequence[tuple[str, str, Sequence[str]]] = (
 """(title, axis, numbers) of the curves."""
 
 
-def curves(metrics_file: Path) -> list[dict[str, Any]]:
+def curves(metrics_file: Path) -> list[Curve]:
     """Curves of the training run, stage after stage, steps counted on."""
     rows = list(_rows(metrics_file))
-    found = []
+    found: list[Curve] = []
     for title, axis, names in CURVES:
         lines: dict[str, list[list[float]]] = {}
         offset = 0.0
@@ -160,7 +161,7 @@ def curves(metrics_file: Path) -> list[dict[str, Any]]:
                     label = stage if title == "loss" else name
                     lines.setdefault(label, []).append([offset + last, float(row[name])])
         if lines:
-            shown = [{"name": name, "points": points} for name, points in lines.items()]
+            shown: list[Line] = [{"name": name, "points": points} for name, points in lines.items()]
             found.append({"title": title, "x": "step", "y": axis, "lines": shown})
     return found
 

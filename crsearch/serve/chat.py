@@ -8,10 +8,11 @@ Source: details: this project.
 """
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from crsearch.serve.answers import Completion
 from crsearch.serve.contract import Answer, ItemId, Mode, SearchRequest, Strict
 from crsearch.serve.problems import Problem
 
@@ -52,7 +53,7 @@ def search_of(chat: ChatRequest) -> SearchRequest:
     return SearchRequest(query=said[-1], user_id=chat.user, top_k=chat.n, mode=mode)
 
 
-def completion(answer: Answer) -> dict[str, Any]:
+def completion(answer: Answer) -> Completion:
     """An answer in OpenAI's shape; choices are items, best first."""
     thought = answer.reasoning
     return {
@@ -74,5 +75,5 @@ def completion(answer: Answer) -> dict[str, Any]:
             for item in answer.items
         ],
         "usage": {"completion_tokens": 0 if thought is None else thought.tokens},
-        "served_by": answer.served_by,
+        "served_by": answer.served_by.value,
     }

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 Mode = Literal["think", "fast", "auto"]
 """Think as much as the deadline allows, even if the thought is cut; never think; think where a whole thought fits."""
@@ -142,6 +143,11 @@ class Forget(Strict):
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------
+ANSWERED = ConfigDict(extra="forbid", use_attribute_docstrings=True, json_schema_serialization_defaults_required=True)
+"""Of every type that is answered with: ``/openapi.json`` lists its fields, and there are all of them and no others."""
+
+
+@with_config(ANSWERED)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matched:
     """Something of the context that an item shares."""
@@ -155,6 +161,16 @@ class Matched:
     """The item of that event."""
 
 
+@with_config(ANSWERED)
+class Why(TypedDict, total=False):
+    """What an item shares with the context, and what ranked it."""
+
+    matched_context: tuple[Matched, ...]
+    rung: str
+    """Or the system that stands beside."""
+
+
+@with_config(ANSWERED)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """An item of an answer."""
@@ -169,10 +185,10 @@ class Found:
     brand: str | None = None
     price: float | None = None
     category: tuple[str, ...] = ()
-    why: Mapping[str, Any] = field(default_factory=dict)
-    """``matched_context`` (list of ``Matched``) and ``rung``."""
+    why: Why = field(default_factory=Why)
 
 
+@with_config(ANSWERED)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reasoning:
     """The model's note."""
@@ -184,6 +200,7 @@ class Reasoning:
     cached: bool
 
 
+@with_config(ANSWERED)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """The answer envelope."""
@@ -209,6 +226,7 @@ class Answer:
     user_id: str | None = None
 
 
+@with_config(ANSWERED)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastEvent:
     """An event of a user's history as the page shows and edits it; the fields of ``Event`` with titles."""
@@ -221,6 +239,7 @@ class PastEvent:
     place: str | None = None
 
 
+@with_config(ANSWERED)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Persona:
     """A user whose context can be searched with."""
@@ -236,6 +255,7 @@ class Persona:
     """What was searched for last, as an example."""
 
 
+@with_config(ANSWERED)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SidNode:
     """A prefix of semantic IDs in the tree."""

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -19,6 +18,7 @@ from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, RUNGS, SYSTEMS
 from crsearch.pipeline.workspace import Workspace, language
 from crsearch.records.types import Context, RankedList, Searcher
 from crsearch.searchers.popularity import query_key
+from crsearch.serve.answers import Facets
 from crsearch.serve.catalogue import Version
 from crsearch.serve.contract import Filters, Rung, SidNode
 from crsearch.serve.why import Explainer
@@ -143,7 +143,7 @@ class Index:
         return rows
 
     @cached_property
-    def facets(self) -> dict[str, Any]:
+    def facets(self) -> Facets:
         """What can be filtered by: names with most items first, and the range of prices."""
         live = [item for item, alive in zip(self.catalogue, self.alive_N, strict=True) if alive]
         prices = [item.price for item in live if item.price is not None]
@@ -152,7 +152,7 @@ class Index:
         return {
             "brands": [name for name, _ in brands.most_common(200)],
             "categories": [name for name, _ in categories.most_common(200)],
-            "price": [min(prices), max(prices)] if prices else None,
+            "price": (min(prices), max(prices)) if prices else None,
         }
 
     # -- other systems ------------------------------------------------------------------------------------------------

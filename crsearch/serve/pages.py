@@ -98,26 +98,7 @@ class PageService(Protocol):
         ...
 
     async def admin(self) -> Mapping[str, Any]:
-        """What the admin page shows, as JSON values; ``GET /v1/admin/status`` answers the same.
-
-        A part that is not known is left out, or its figures are None; the page says "–".
-
-        * ``health``: ``ready`` (bool), ``state`` (a word), ``uptime_s``, ``checks`` [{``name``, ``ok``, ``note``}]
-        * ``about``: name -> text, such as the run, the model, versions
-        * ``catalogue``: ``current``, ``previous`` (what a rollback goes to, or None), ``versions`` [{``name``, ``made``
-          (ISO 8601), ``items``, ``added``, ``removed``, ``drift`` (quantisation error of new ÷ old items), ``canary``
-          (share of trial queries with an answer), ``state`` (``current`` | ``kept`` | ``refused``)}], newest first
-        * ``sids``: ``layers``, ``items``, ``prefixes`` (distinct, all layers but the last), ``collisions`` (items whose
-          deduplication code is not 0), ``full`` (prefixes without a free code), ``spare`` (free codes in all),
-          ``buckets`` [{``token``, ``items``, ``prefixes``, ``collisions``, ``full``}] of the first layer, ``dedup``
-          (items per deduplication code)
-        * ``rungs``: [{``rung`` (``L0``...), ``hr10``, ``ndcg10``, ``p50_ms``, ``p99_ms``, ``answers``}]
-        * ``metrics``: ``requests``, ``per_second``, ``p50_ms``, ``p95_ms``, ``p99_ms``, ``queue``, ``rejected``,
-          ``thought_cache`` and ``prefix_cache`` (share of hits), ``invalid_sids``, ``parts`` {part: {``p50_ms``,
-          ``p99_ms``}}, ``problems`` {code: count}
-        * ``slow``: [{``query`` (hashed), ``ms``, ``rung``, ``items``}], slow or empty answers, newest first
-        * ``curves``: [{``title``, ``x``, ``y``, ``lines`` [{``name``, ``points`` [[x, y], ...]}]}] of the training run
-        """
+        """What the admin page shows: ``answers.Status``; what is not known is left out or None, and shown as "–"."""
         ...
 
 
@@ -438,7 +419,7 @@ def card(
         mine = next((n for n, (_, item_id, _) in enumerate(added) if item_id == match.item_id), None)
         if mine is not None:
             query, anchor = added[mine][0], f"added-{mine}"
-        elif match.item_id in events and persona is not None:
+        elif persona is not None and match.item_id is not None and match.item_id in events:
             query, anchor = persona.history[events[match.item_id]].query, f"event-{events[match.item_id]}"
         reasons.append(Reason(match.where, tuple(match.words)[:MOST_WORDS], query, anchor))
     asked = {word for reason in reasons if reason.where == "query" for word in reason.words}

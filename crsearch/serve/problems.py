@@ -6,7 +6,10 @@ Source: details: this project (docs/serving.md lists all codes).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from crsearch.errors import UserError
 
@@ -36,6 +39,29 @@ STATUS: Mapping[str, int] = {
 """Code -> HTTP status; the closed set of codes."""
 
 
+_SAID = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@with_config(_SAID)
+class Wrong(TypedDict):
+    """What is wrong."""
+
+    code: Annotated[str, Field(json_schema_extra={"enum": [*STATUS]})]
+    message: str
+    hint: str
+    """How to mend it."""
+    field: NotRequired[str]
+    """Where in the request."""
+    request_id: str
+
+
+@with_config(_SAID)
+class Refusal(TypedDict):
+    """Why a request is not answered; never an echo of it."""
+
+    error: Wrong
+
+
 class Problem(UserError):
     """A request that is not answered.
 
@@ -58,7 +84,9 @@ class Problem(UserError):
         """HTTP status."""
         return STATUS[self.code]
 
-    def body(self, request_id: str) -> dict[str, Any]:
+    def body(self, request_id: str) -> Refusal:
         """The JSON body."""
-        error = {"code": self.code, "message": self.message, "hint": self.hint, "request_id": request_id}
-        return {"error": error if self.field is None else {**error, "field": self.field}}
+        error: Wrong = {"code": self.code, "message": self.message, "hint": self.hint, "request_id": request_id}
+        if self.field is not None:
+            error["field"] = self.field
+        return {"error": error}

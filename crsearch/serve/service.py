@@ -26,6 +26,7 @@ from crsearch.pipeline.workspace import Workspace, device
 from crsearch.records.types import Context, Item, RankedList
 from crsearch.runs import RunDirectory, digest, silent
 from crsearch.serve.admin import Recent, curves, cuts_pay, rung_rows, tree_load
+from crsearch.serve.answers import Facets, Health, ItemFound, Status, VersionRow
 from crsearch.serve.catalogue import About, CatalogueStore, Version
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contexts import Contexts
@@ -178,7 +179,7 @@ class SearchService:
         """Searches are answered by the model."""
         return self.is_ready and not self.is_draining and not self.engine.is_broken and not self.engine.is_hung
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Health:
         """What keeps the server from being ready, and what it serves."""
         return {
             "warm": self.is_ready,
@@ -518,7 +519,7 @@ class SearchService:
         """A user with history; none = there is none."""
         return await self._in_pool(lambda: self.contexts.persona(user_id))
 
-    async def item(self, item_id: str) -> dict[str, Any] | None:
+    async def item(self, item_id: str) -> ItemFound | None:
         """The record of an item with its semantic ID; none = not in the catalogue, or removed."""
         index = self.index
         if item_id not in index.explainer.known:
@@ -555,7 +556,7 @@ class SearchService:
         """The tree of semantic IDs below a prefix; none = nothing is there."""
         return await self._in_pool(lambda: self.index.node(prefix))
 
-    async def facets(self) -> dict[str, Any]:
+    async def facets(self) -> Facets:
         """What can be filtered by."""
         return await self._in_pool(lambda: self.index.facets)
 
@@ -564,11 +565,11 @@ class SearchService:
         return await self._in_pool(lambda: self.index.systems)
 
     # -- administration -----------------------------------------------------------------------------------------------
-    async def admin(self) -> dict[str, Any]:
+    async def admin(self) -> Status:
         """What the admin page shows; see ``pages.PageService.admin``."""
         return await self._in_pool(self._admin)
 
-    def _admin(self) -> dict[str, Any]:
+    def _admin(self) -> Status:
         index, recent, engine = self.index, self.recent, self.engine
         total = recent.percentiles("total")
         seen = self.cache.hits + self.cache.misses
@@ -675,7 +676,7 @@ def replace_job(asked: Asked, mode: Any, deadline: float, width: int) -> Job:
     return Job(index=asked.index, trunk=asked.trunk, mode=mode, width=width, deadline=deadline)
 
 
-def _version_row(about: About, current: str) -> dict[str, Any]:
+def _version_row(about: About, current: str) -> VersionRow:
     """A catalogue version as the admin page shows it."""
     return {
         "name": about.name, "made": about.when, "items": about.items, "added": about.added + about.revived,

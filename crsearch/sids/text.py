@@ -1,6 +1,7 @@
 """The text of an item from which its semantic ID comes."""
 
 import math
+import sys
 
 from crsearch.records.types import Item
 
@@ -32,5 +33,5 @@ def price_level(price: float) -> float:
     >>> [price_level(price) for price in (0.99, 14.0, 15.0, 54.9, 70.0, 71.0)]
     [1.0, 10.0, 20.0, 50.0, 50.0, 100.0]
     """
-    power = 10.0 ** math.floor(math.log10(price))
+    power = max(10.0 ** math.floor(math.log10(price)), sys.float_info.min)  # 5e-324 is a float above 0, too
     return power * min((1.0, 2.0, 5.0, 10.0), key=lambda step: abs(math.log(price / power / step)))

@@ -203,13 +203,12 @@ def test_the_description_of_the_routes_is_whole(address):
     schema = httpx2.get(f"{address}/openapi.json").json()
     names = set(schema["components"]["schemas"])
     assert set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(schema))) <= names
-    assert {"Event", "Filters", "Problem"} <= names and "ValidationError" not in names
-    codes = schema["components"]["schemas"]["Problem"]["properties"]["error"]["properties"]["code"]["enum"]
-    assert codes == list(STATUS)
+    assert {"Event", "Filters", "Refusal", "Answer", "Status"} <= names and "ValidationError" not in names
+    assert schema["components"]["schemas"]["Wrong"]["properties"]["code"]["enum"] == list(STATUS)
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             assert (operation["x-scope"] == "open") == (path in ("/livez", "/readyz")) == (operation["security"] == [])
-            assert operation["responses"]["default"]
+            assert {"400", "500"} < set(operation["responses"]) and "default" not in operation["responses"]
 
 
 @pytest.mark.slow

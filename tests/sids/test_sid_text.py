@@ -34,6 +34,11 @@ def test_price_level_is_a_step_within_a_factor_of_two(price):
     assert mantissa == pytest.approx(1) or mantissa == pytest.approx(2) or mantissa == pytest.approx(5)
 
 
+@pytest.mark.parametrize("price", [5e-324, 2.3e-308, 1.7e308])
+def test_every_float_above_zero_has_a_price_level(price):
+    assert price_level(price) > 0
+
+
 @given(st.floats(1e-6, 1e9), st.floats(1e-6, 1e9))
 def test_price_levels_rise_with_the_price(one, other):
     low, high = sorted((one, other))
