@@ -241,7 +241,8 @@ class AlignConfig(Section):
     name_item: float = Field(default=1.0, ge=0)
     """Weight of context -> text of the chosen item (teaches to say an item before naming it)."""
     history_targets: bool = False
-    """Every click of the history is a training target too (branches in one tree)."""
+    """Every click of the history is a training target too (branches in one tree). Split by leave-one-out, a training
+    choice is then learned once: not again as an example where it is a branch of a later one."""
     share: float = Field(default=0.5, gt=0, le=1)
     """Share of the training users whose targets alignment sees; the others are fresh for RL."""
     optim: OptimConfig = OptimConfig()
@@ -871,6 +872,23 @@ BEAUTY: Nested = {
 }  # fmt: skip
 """Amazon 2014 Beauty with category queries: no price, place, profile or skipped items; the teacher is a template."""
 
+BEAUTY_SEQUENTIAL: Nested = merge(
+    BEAUTY,
+    {
+        "align": {"epochs": 2},
+        "distill": {"optim": {"lr_matrix": 0.003, "lr": 5e-4}},  # higher rates undo alignment (docs/log.md)
+        "rl": {"steps": 20},
+        "sft": {"users": "rl"},
+        "evaluate": {
+            "searchers": [
+                "crs", "crs-direct", "crs-no-thought", "latent-r3", "tiger", "dense-history", "popularity",
+                "popularity-in-query-brand",
+            ],
+        },
+    },
+)  # fmt: skip
+"""Amazon 2014 Beauty without queries, split by leave-one-out: what can be read from histories alone."""
+
 PRESETS: dict[str, Nested] = {
     "recommended": RECOMMENDED,
     "paper": PAPER,
@@ -878,6 +896,7 @@ PRESETS: dict[str, Nested] = {
     "demo": _DEMO,
     "small": SMALL,
     "beauty": BEAUTY,
+    "beauty-sequential": BEAUTY_SEQUENTIAL,
 }
 """Names on the command line -> values over the defaults."""
 

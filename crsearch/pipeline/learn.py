@@ -31,7 +31,7 @@ class Learner:
     def __init__(self, space: Workspace, data: StageRecord) -> None:
         self.space, self.data = space, data
         self.settings = space.settings
-        train = space.examples("train")
+        train = space.training_examples()
         self.aligned, self.fresh = split_users(train, self.settings.align.share)
         self.taught = self.aligned[: self.settings.distill.users]
         """Users whose trace first reasoning may see."""
@@ -55,7 +55,7 @@ class Learner:
         config = self.settings.distill
         inputs = [
             self.data.key, self.space.sids.fingerprint(), self.settings.align.share, self.settings.context.max_events,
-            config.model_dump(exclude=OF_FIRST_REASONING),
+            config.model_dump(exclude=OF_FIRST_REASONING), *self.space.training_inputs,
         ]  # fmt: skip
         return self.space.stages.do("distill", inputs, work)
 

@@ -156,6 +156,19 @@ class Workspace:
         """Examples of a part with their contexts."""
         return self.dataset.examples(part, self.settings.context.max_events)
 
+    def training_examples(self) -> list[Example]:
+        """Examples to learn from; with ``align.history_targets`` none that is a target in a later one's history."""
+        from crsearch.train.examples import newest_of_windows
+
+        examples = self.examples("train")
+        return newest_of_windows(examples) if self.settings.align.history_targets else examples
+
+    @property
+    def training_inputs(self) -> list[object]:
+        """What ``training_examples`` depends on beside the records, for the keys of stages."""
+        by_user = self.dataset.split_mode == "user"
+        return [] if by_user else [self.settings.align.history_targets]
+
     def traces(self) -> dict[str, str]:
         """Thoughts of the teacher that may be learned from, by search_id."""
         return {row["search_id"]: row["thought"] for row in read_lines(self.path("traces", "distilled.jsonl"))}
@@ -198,7 +211,7 @@ class Workspace:
             from crsearch.models.bundle import build_model, save_bundle
 
             serialiser = Serialiser(self.dataset.catalogue, self.sids, settings.context)
-            contexts = [e.context for e in self.examples("train")]
+            contexts = [e.context for e in self.training_examples()]
             texts = [*serialiser.texts(contexts, language(settings)), *self.traces().values()]
             bundle = build_model(settings, texts, self.sids)
             save_bundle(bundle, self.path("models", "base"))
@@ -207,7 +220,7 @@ class Workspace:
 
         inputs = [
             sids.key, traces.key, settings.model.model_dump(), settings.context.model_dump(), settings.seed,
-            *folder_digest(settings.model.path),
+            *folder_digest(settings.model.path), *self.training_inputs,
         ]  # fmt: skip
         return self.stages.do("base", inputs, work)
 

@@ -190,6 +190,21 @@ def split_users(examples: Sequence[Example], share: float) -> tuple[list[Example
     return ordered[:cut], ordered[cut:]
 
 
+def newest_of_windows(examples: Sequence[Example]) -> list[Example]:
+    """The examples that stand in no later example's history, in the given order.
+
+    Of one example per user (split by user) all stay. Where every choice is an example (leave-one-out) the others are
+    branches of the tree of the one that stays, if the choices of a history are targets too.
+    """
+    kept: list[Example] = []
+    inside: set[str] = set()
+    for example in reversed(examples):
+        if example.context.search_id not in inside:
+            kept.append(example)
+            inside.update(search.search_id for search in example.context.history)
+    return kept[::-1]
+
+
 def device_of(model: torch.nn.Module) -> torch.device:
     """Where the model's parameters are."""
     return next(model.parameters()).device

@@ -72,7 +72,7 @@ class Inference:
     """What a context supports, before it is put into words."""
 
     kind: tuple[str, ...]
-    """Category path, or the query alone where it names none."""
+    """Category path, or the query alone where it names none; empty where there is neither."""
     evidence: tuple[Item, ...] = ()
     """Earlier choices that have to do with it, most telling first."""
     price: float | None = None
@@ -91,7 +91,8 @@ class TemplateTeacher:
     Order: kind, evidence, brand, each step to be read off those before; words as item texts have them.
 
     * The kind is the category of most of what others chose for the query; for a query nobody else made, the category
-      that it names (its words hold all words of the level).
+      that it names (its words hold all words of the level); for a query without words, the category of most of what
+      others chose together with the items of the history.
     * Items of the kind that this user has not chosen yet are scored::
 
           ln max(n, 1/2) + 3 [brand chosen before] + 2 ln(1 + 5 sum_h s_h)
@@ -121,22 +122,24 @@ class TemplateTeacher:
         self._max_words = max_words
 
     def thoughts(self, examples: Sequence[Example]) -> list[Trace | None]:
-        """A trace for each example, None where the query has no word to go by. Targets are not read."""
+        """A trace for each example, None where neither query nor history gives a hint. Targets are not read."""
         return [self._trace(example.context) for example in examples]
 
     def _trace(self, context: Context) -> Trace | None:
-        if not words_of(plain(context.query)):
+        found = self.infer(context)
+        if not found.kind:
             return None
-        return Trace(search_id=context.search_id, thought=self._write(self.infer(context)), source=self.name)
+        return Trace(search_id=context.search_id, thought=self._write(found), source=self.name)
 
     # -- what the context supports ------------------------------------------------------------------------------------
     def infer(self, context: Context) -> Inference:
         """Kind, evidence, price, brand and item that the context supports."""
-        asked = self._habits.for_query(context.query, without=context.user_id)
-        path = self._path(context.query, asked)
         earlier = self._earlier(context)
-        similar = _similar(path, earlier)
         support = {item.item_id: self._habits.chosen_with(item.item_id, context.user_id) for item in earlier}
+        has_words = bool(words_of(plain(context.query)))
+        asked = self._habits.for_query(context.query, without=context.user_id) if has_words else Counter[str]()
+        path = self._path(context.query, asked) if has_words else self._next_path(support)
+        similar = _similar(path, earlier)
         score = self._scores(path, asked, earlier, support)
         brand, item = self._likeliest(score)
         telling = [
@@ -146,7 +149,7 @@ class TemplateTeacher:
         ]  # fmt: skip
         prices = [i.price for i in earlier if i.price is not None and path and i.category[: len(path)] == path]
         return Inference(
-            kind=path or (context.query,),
+            kind=path or ((context.query,) if has_words else ()),
             evidence=tuple({i.item_id: i for i in telling}.values())[:_QUOTES],
             price=median(prices) if prices else None,
             brand=None if brand is None else self._spelling[brand],
@@ -177,6 +180,15 @@ class TemplateTeacher:
             ),
             default=(),
         )
+
+    def _next_path(self, support: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
+        """The category most often chosen together with the history; what was chosen already does not count."""
+        votes: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        for item_id, share in ((i, s) for shares in support.values() for i, s in shares.items()):
+            if item_id not in support and item_id in self._items:
+                votes[self._items[item_id].category] += share
+        votes.pop((), None)
+        return max(votes, key=lambda path: (votes[path], path), default=())
 
     def _scores(
         self,

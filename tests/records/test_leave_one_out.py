@@ -18,6 +18,7 @@ from crsearch.records.statistics import statistics
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item, Search, User
 from crsearch.searchers.popularity import training_counts
+from crsearch.train.examples import newest_of_windows
 
 SPLIT = SplitConfig(mode="leave-one-out")
 ITEMS = [Item(item_id=i, title=i) for i in "abcdefgh"]
@@ -56,6 +57,18 @@ def test_no_held_out_choice_is_in_a_training_history_or_counted():
     assert held_out.isdisjoint(s.search_id for s in data.training_searches)
     tests = {e.context.user_id: e for e in data.examples("test", 100)}
     assert len(tests) == 20 and all(e.context.history[-1].search_id in held_out for e in tests.values())
+
+
+def test_what_is_a_target_in_a_later_example_is_not_an_example_again():
+    """Nine training choices and windows of three events before a choice: the newest of each window stays."""
+    data = shop(bought={"u": "abcdefghabc", "v": "abc"})
+    examples = data.examples("train", 3)
+    kept = newest_of_windows(examples)
+    assert [e.context.search_id for e in kept] == ["u0", "u4", "u8", "v0"]
+    learned = [s.search_id for e in kept for s in e.context.history] + [e.context.search_id for e in kept]
+    assert sorted(learned) == sorted(e.context.search_id for e in examples)
+    by_user = shop(SplitConfig()).examples("train", 10)
+    assert newest_of_windows(by_user) == by_user
 
 
 def test_sales_and_popularity_end_before_the_first_held_out_choice():

@@ -108,9 +108,18 @@ def test_items_with_hardly_any_field_and_unknown_ones():
     )
 
 
-@pytest.mark.parametrize("query", ["", "  ", "!!!", "<>"])
-def test_a_query_without_words_gets_no_thought(query):
-    assert TemplateTeacher(SHOP.values()).thoughts([example(query, "B06")]) == [None]
+@pytest.mark.parametrize("query", ["", "  ", "!!!", "<>", "*"])
+def test_a_query_without_words_and_without_history_gets_no_thought(query):
+    assert TemplateTeacher(SHOP.values(), OTHERS).thoughts([example(query, "B06")]) == [None]
+
+
+def test_without_a_word_the_kind_is_what_others_choose_beside_the_history():
+    """Of three others with item B04 two chose B02, a nail polish, and nobody a thing of another kind."""
+    others = [*bought("a", ("*", "B04"), ("*", "B02")), *bought("b", ("*", "B04"), ("*", "B02"))]
+    said = thought(example("*", "B06", "B04"), others)
+    assert said.startswith(f"intent: {' '.join(SHOP['B02'].category[1:])}; evidence: chose")
+    assert SHOP["B02"].brand in said
+    assert TemplateTeacher(SHOP.values(), []).thoughts([example("*", "B06", "B04")]) == [None]
 
 
 def test_a_short_budget_drops_evidence_until_the_thought_fits():
