@@ -82,8 +82,8 @@ def evaluate_records(
 ) -> dict[str, Any]:
     """Evaluate a finished run on the test queries of other records with the same catalogue.
 
-    Models, semantic IDs and counts stay those of the run. TREC and per-query files are written to
-    ``eval/<name of records>`` of the run, with the result as ``results.json`` there; the run's own results stay.
+    Models, semantic IDs and counts stay those of the run. TREC files, ``qrels.trec`` and per-query files are written
+    to ``eval/<name of records>`` of the run, with the result as ``results.json`` there; the run's own results stay.
 
     Args:
         folder: the run.
@@ -111,12 +111,13 @@ def evaluate_records(
         examples = other.examples("test", settings.context.max_events)
         if not examples:
             raise DataError(f"{records}: no test query in it")
-        evaluator = Evaluator(space, found["final_stage"], examples)
+        evaluator = Evaluator(space, found["final_stage"], examples, folder / "eval" / records.name)
+        evaluator.write_qrels()
         lacking = evaluator.lacking()
         lacking |= dict.fromkeys(REPLACED_THOUGHTS, "its thoughts are those of the run's own test users")
         wanted = [n for n in settings.evaluate.searchers if not only or n in only]
         names = [n for n in wanted if n not in lacking]
-        evaluations = [_ask(evaluator, name, folder / "eval" / records.name) for name in names]
+        evaluations = [_ask(evaluator, name) for name in names]
         rows = {e.searcher: e.metrics(settings.evaluate.bootstrap, settings.seed) for e in evaluations}
         result = {
             "searchers": rows,
@@ -124,21 +125,23 @@ def evaluate_records(
             "test_queries": len(examples),
             "invalid_items": sum(e.invalid_items for e in evaluations),
         }
-        write_json(folder / "eval" / records.name / "results.json", result)
+        write_json(evaluator.folder / "results.json", result)
     return result
 
 
-def _ask(evaluator: Evaluator, name: str, out: Path) -> Evaluation:
+def _ask(evaluator: Evaluator, name: str) -> Evaluation:
     """Every query of an evaluator to a system; the answers are saved."""
+    searcher = evaluator.searcher(name)
+    searcher.name = name  # of the row: a variant may call itself what it is a variant of
     done = evaluate(
-        evaluator.searcher(name),
+        searcher,
         evaluator.examples,
         evaluator.item_ids,
         exclude_history=evaluator.config.exclude_history,
         progress=evaluator.space.stages.ticker(f"eval.{name}"),
         batch=evaluator.space.settings.decode.batch,
     )
-    done.save(out)
+    done.save(evaluator.folder)
     return done
 
 

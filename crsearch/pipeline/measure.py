@@ -31,14 +31,21 @@ class Evaluator:
         space: the run.
         final: name of the stage that is ``crs``; "" = not known yet.
         examples: queries to ask instead of those of the run's test users.
+        folder: where files go; none = ``eval`` of the run.
     """
 
-    def __init__(self, space: Workspace, final: str = "", examples: Sequence[Example] | None = None) -> None:
+    def __init__(
+        self,
+        space: Workspace,
+        final: str = "",
+        examples: Sequence[Example] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.space, self.final = space, final
         self.config = space.settings.evaluate
         self.examples = (space.examples("test") if examples is None else examples)[: self.config.max_users]
         self.item_ids = space.dataset.catalogue.ids
-        self.folder = space.path("eval")
+        self.folder = folder or space.path("eval")
 
     def searcher(self, name: str, stage: str = "") -> Searcher:
         """A system by name, ready to search, with the test contexts read.
