@@ -5,7 +5,7 @@ Source: details: this project.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
@@ -14,9 +14,12 @@ from crsearch.records.store import Dataset
 from crsearch.records.types import Context, Search, Time
 from crsearch.serve.contract import Event, PastEvent, Persona, SearchRequest
 from crsearch.serve.problems import Problem
+from crsearch.serve.text import clean_words
 
 NOW = "now"
 """Search id of a query that is asked now."""
+WORDS = 512
+"""Characters of a text of a caller, as the contract has it."""
 
 
 class Contexts:
@@ -44,7 +47,7 @@ class Contexts:
         """
         stored = self._stored(request.user_id)
         history = stored.history if request.history is None else self._events(request.history)
-        profile = stored.profile if request.profile is None else request.profile
+        profile = stored.profile if request.profile is None else _profile(request.profile)
         last = history[-1] if history else None
         time: Time | None = _time(request.time, "time") or (last.time if last else None)
         return Context(
@@ -52,7 +55,7 @@ class Contexts:
             user_id=request.user_id or "",
             query=query,
             time=time,
-            place=request.place or (last.place if last else None),
+            place=_clean(request.place) or (last.place if last else None),
             profile=profile,
             history=history,
         )
@@ -76,8 +79,8 @@ class Contexts:
                 search_id=f"{NOW}-{at}",
                 user_id="",
                 time=_time(event.time, f"history.{at}.time") or at,
-                query=event.query,
-                place=event.place,
+                query=_clean(event.query) or "",
+                place=_clean(event.place),
                 shown=tuple(dict.fromkeys((*event.clicked, *event.skipped))),
                 clicked=tuple(dict.fromkeys(event.clicked)),
             )
@@ -134,6 +137,16 @@ class Contexts:
         }
         events = Counter(search.user_id for search in self.dataset.searches)
         return sorted(self.dataset.users, key=lambda user: (user not in tested, -events[user], user))
+
+
+def _clean(text: str | None) -> str | None:
+    """A text of a caller in the one form that queries have, so that equal contexts share what is kept of them."""
+    return clean_words(text, WORDS).text or None if text else None
+
+
+def _profile(given: Mapping[str, str]) -> dict[str, str]:
+    """A profile of a caller in that form; names that cannot be seen are left out, of equal ones the last counts."""
+    return {name: _clean(value) or "" for key, value in given.items() if (name := _clean(key))}
 
 
 def _time(text: str | None, field: str) -> datetime | None:

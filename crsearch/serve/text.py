@@ -68,7 +68,7 @@ def clean_query(text: str, chars: int, bytes: int) -> CleanText:
 
 
 def clean_words(text: str, chars: int) -> CleanText:
-    """Other text of a caller (a profile, a place, a name of a filter): as a query, but it may be empty.
+    """Other text of a caller (a profile, a place, an earlier query): as a query, but it may be empty.
 
     >>> clean_words("\\u200b", chars=512)
     CleanText(text='', cut=0, sanitized=1)

@@ -358,3 +358,28 @@ def test_both_lists_of_a_stream_can_be_judged_and_are_one_search(serving):
     (first, final), counts = serving(work)
     assert counts["searches"] == 1
     assert counts["click"] == len({*first, *final}) > 0
+
+
+def test_equal_contexts_are_one_whatever_form_their_text_is_in(serving):
+    """Café composed and decomposed, with a control or a zero-width character: one prompt, which all caches go by."""
+    plain = {"query": "case", "place": "Café", "profile": {"città": "Málaga"}, "deadline_ms": 10_000, "mode": "think"}
+    history = [{"query": "étui", "place": "Málaga"}]
+    twins = [
+        {**plain, "history": history},
+        {
+            **plain,
+            "place": "  Cafe\u0301\x00 ",
+            "profile": {"citta\u0300": "Ma\u0301laga\u200b", "\u200b": "unseen"},
+            "history": [{"query": "e\u0301tui\x1b", "place": "\u202eMa\u0301laga"}],
+        },
+    ]
+
+    async def work(service):
+        answers = [await service.search(SearchRequest.model_validate(body)) for body in twins]
+        asked = [service._ask(SearchRequest.model_validate(body), 0.0) for body in twins]
+        return answers, asked
+
+    answers, asked = serving(work)
+    assert list(asked[0].trunk) == list(asked[1].trunk)
+    assert asked[1].context.profile == {"città": "Málaga"} and asked[1].context.place == "Café"
+    assert ids(answers[0]) == ids(answers[1])
