@@ -1,6 +1,8 @@
-"""Put the results of a finished run into README.md: systems with intervals, stages, and the command that remakes them.
+"""Put the results of a finished run into a page: systems with intervals, stages, and the command that remakes them.
 
-python docs/make_results.py runs/demo
+python docs/make_results.py runs/demo                                                  # README.md
+python docs/make_results.py runs/mine --readme docs/results.md --block mine            # another page, another block
+python docs/make_results.py runs/mine --readme docs/results.md --records real-queries  # of evaluate --data
 """
 
 import argparse
@@ -17,6 +19,7 @@ from crsearch.config import Settings, load_settings
 from crsearch.errors import CrsearchError, RunError
 from crsearch.runs import RunDirectory, write_atomic
 
+SCRIPT = "python docs/make_results.py"
 README = Path(__file__).parent.parent / "README.md"
 METRICS = ("HR@1", "HR@5", "HR@10", "NDCG@5", "NDCG@10")
 BUDGETS = ("smoke", "demo", "small")
@@ -26,8 +29,12 @@ Row = Mapping[str, Mapping[str, float]]
 """Metric -> mean, low, high."""
 
 
-def results_block(folder: Path) -> str:
+def results_block(folder: Path, options: str = "") -> str:
     """The block of a run as Markdown.
+
+    Args:
+        folder: the run.
+        options: of this script, as they were given.
 
     Raises:
         RunError: no run, or one that is not finished.
@@ -49,14 +56,38 @@ def results_block(folder: Path) -> str:
         "",
         *stages_table(found),
         "",
-        "Made by:",
-        "",
-        "```",
-        remaking(settings, folder, int(manifest["threads"])),
-        f"python docs/make_results.py {shlex.quote(str(folder))}",
-        "```",
+        *made_by(remaking(settings, folder, int(manifest["threads"])), f"{SCRIPT} {shlex.quote(str(folder))}{options}"),
     ]
     return "\n".join(lines) + "\n"
+
+
+def records_block(folder: Path, records: str, options: str = "") -> str:
+    """The block of a run that was asked the test queries of other records (``crsearch evaluate RUN --data``).
+
+    Raises:
+        RunError: it was not asked them.
+    """
+    file = folder / "eval" / records / "results.json"
+    if not file.exists():
+        raise RunError(f"{file}: there is none; first: crsearch evaluate {folder} --data data/{records}")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        f"`data/{records}`: {found['test_queries']:,} test searches, asked of the finished run "
+        f"`{folder}`. Mean and 95 % interval by bootstrap over searches.",
+        "",
+        *systems_table(found),
+        "",
+        *made_by(
+            shlex.join(["crsearch", "evaluate", str(folder), "--data", f"data/{records}"]),
+            f"{SCRIPT} {shlex.quote(str(folder))}{options}",
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def made_by(*commands: str) -> Iterator[str]:
+    """Commands that remake a block."""
+    yield from ("Made by:", "", "```", *commands, "```")
 
 
 def systems_table(found: Mapping[str, Any]) -> Iterator[str]:
@@ -120,14 +151,22 @@ def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 
 def main(arguments: Sequence[str]) -> int:
     """Fill the block; 2 where there is no finished run."""
-    parser = argparse.ArgumentParser(description="Put the results of a finished run into README.md.")
+    parser = argparse.ArgumentParser(description="Put the results of a finished run into a page.")
     parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--readme", type=Path, default=README, help="page with the block `results`")
+    parser.add_argument("--readme", type=Path, default=README, help="page with the block")
+    parser.add_argument("--block", help="name of the block; default: results, or the name of the records")
+    parser.add_argument("--records", metavar="NAME", help="of evaluate --data: the folder's name")
     given = parser.parse_args(arguments)
+    named = {"--readme": given.readme if given.readme != README else None, "--block": given.block}
+    options = "".join(f" {key} {shlex.quote(str(value))}" for key, value in named.items() if value is not None)
     try:
-        page = replace_block(given.readme.read_text(encoding="utf-8"), "results", results_block(given.run))
-        write_atomic(given.readme, page)
-    except (CrsearchError, ValueError) as e:
+        if given.records is None:
+            block = results_block(given.run, options)
+        else:
+            block = records_block(given.run, given.records, f"{options} --records {shlex.quote(given.records)}")
+        page = given.readme.read_text(encoding="utf-8")
+        write_atomic(given.readme, replace_block(page, given.block or given.records or "results", block))
+    except (CrsearchError, ValueError, OSError) as e:
         print(e, file=sys.stderr)
         return 2
     return 0

@@ -114,6 +114,18 @@ def test_the_block_is_filled_and_the_page_around_it_stays(run, readme):
     assert read(readme) == page
 
 
+def test_other_records_that_a_run_was_asked_have_a_block_of_their_own(run, readme):
+    readme.write_text(PAGE.replace("results:", "real-queries:"))
+    arguments = [str(run), "--readme", str(readme), "--records", "real-queries"]
+    assert make_results.main(arguments) == 2, "not asked yet"
+    write_json(run / "eval" / "real-queries" / "results.json", {"searchers": {"bm25": row(0.1)}, "test_queries": 23})
+    assert make_results.main(arguments) == 0
+    page = read(readme)
+    assert "`data/real-queries`: 23 test searches" in page and "| `bm25` | 0.100 [0.090, 0.110] |" in page
+    assert f"crsearch evaluate {run} --data data/real-queries" in page
+    assert f"python docs/make_results.py {shlex.join(arguments)}\n" in page
+
+
 def test_an_unfinished_run_and_a_page_without_a_block_change_nothing(run, readme, capsys):
     readme.write_text("no block")
     assert make_results.main([str(run), "--readme", str(readme)]) == 2
