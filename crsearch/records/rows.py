@@ -138,8 +138,8 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row | Problem]:
             line = reader.line_num + 1
             try:
                 cells = next(reader, None)
-            except UnicodeDecodeError as e:
-                yield _broken(path, line, f"not UTF-8 (byte {e.object[e.start]:#04x})", "save it as UTF-8")
+            except UnicodeDecodeError:  # it is decoded in blocks, so the reader is somewhere before the place
+                yield next(numbered for numbered in read_lines(path) if isinstance(numbered, Problem))
                 return
             except csv.Error as e:
                 yield _broken(path, line, f"not CSV: {e}", "quote cells that hold quotes, commas or line ends")

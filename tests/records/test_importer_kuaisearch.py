@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import pytest
 from crsearch.config import SplitConfig
 from crsearch.errors import DataError
 from crsearch.records.checks import check_folder
-from crsearch.records.importers.kuaisearch import import_kuaisearch
+from crsearch.records.importers.kuaisearch import RIGHT, import_kuaisearch
 from crsearch.records.split import part_of
 
 SPLIT = SplitConfig(test=0.3, valid=0.1)
@@ -81,6 +82,15 @@ def write(folder: Path, rows: Rows) -> Path:
     for name, lines in rows.items():
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples() -> Path:
+    """The published samples, 200 rows of each table."""
+    folder = Path(os.environ.get("CRSEARCH_SHARED", "")) / "data" / "kuaisearch-demo"
+    if "CRSEARCH_SHARED" not in os.environ or not folder.is_dir():
+        pytest.skip("CRSEARCH_SHARED does not hold data/kuaisearch-demo")
     return folder
 
 
@@ -171,7 +181,11 @@ class TestOddRows:
     @pytest.mark.parametrize(
         ("table", "change", "message"),
         [
-            ("recall", {"time_index": "soon"}, r"recall\.jsonl:1:time_index: 'soon' is no int"),
+            (
+                "recall",
+                {"time_index": "soon"},
+                r"recall\.jsonl:1:time_index: 'soon' is no int; a right row: \{.user_id",
+            ),
             ("items", {"item_id": None}, r"items\.jsonl:1:item_id: None is no int"),
             ("rank", {"target_item_price": True}, r"rank\.jsonl:1:target_item_price: True is no"),
             ("recall", {"query": None}, r"recall\.jsonl:1:query: None is no str"),
@@ -215,11 +229,50 @@ class TestUnknownItems:
         assert report.changed["mentions of items outside the catalogue kept as text"] == 3
 
 
-def test_the_published_samples_import_whole_with_unknown_items_as_text(tmp_path):
-    shared = os.environ.get("CRSEARCH_SHARED")
-    if not shared or not (Path(shared) / "data" / "kuaisearch-demo").is_dir():
-        pytest.skip("CRSEARCH_SHARED does not hold data/kuaisearch-demo")
-    data, report = import_kuaisearch(Path(shared) / "data" / "kuaisearch-demo", SPLIT, unknown_items="text")
+PLACES = {
+    "items": {"item_id", "item_title", "brand_name", "seller_name"}
+    | {f"category_level{level}_name" for level in (1, 2, 3)},
+    "users": {"user_id", "gender", "age_bucket", "fre_country", "fre_province", "fre_city"},
+    "recall": {
+        "user_id", "session_id", "impressed_item_ids", "clicked_item_ids", "purchased_item_ids", "time_index", "query",
+    },
+    "rank": {
+        "user_id", "session_id", "user_fan_number", "user_follow_number", "time_index", "search_entrance",
+        "target_item_id", "target_item_price", "user_statistical_features", "target_item_statistical_features",
+        "user_show_cnt_30d_hist", "user_click_cnt_30d_hist", "user_order_cnt_30d_hist", "user_gmv_30d_hist",
+        "item_order_cnt_30d_hist",
+    },
+}  # fmt: skip
+"""Fields that a record has a place for."""
+SUMMED = {"recently_clicked_item_ids", "recently_purchased_item_ids"}
+"""Fields without a place that are counted by their items, not by their values."""
+
+
+def fields_of(row):
+    """Names of a row, those of maps in it too."""
+    return {*row, *(name for value in row.values() if isinstance(value, dict) for name in value)}
+
+
+@pytest.mark.parametrize("table", ["items", "users", "recall", "rank", "relevance"])
+def test_every_published_field_has_a_place_or_is_counted(tmp_path, samples, table):
+    """The 200 rows of each published sample, joined with rows of ours so that all tables are read."""
+    rows = published(users=2)
+    with gzip.open(samples / f"{table}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        real = [json.loads(line) for line in lines]
+    assert len(real) == 200 and {frozenset(row) for row in real} == {frozenset(RIGHT[table])}
+    write(tmp_path, rows | {table: [*rows[table], *real]})
+    _, report = import_kuaisearch(tmp_path, SPLIT, unknown_items="text")
+    assert report.read[f"{table} rows"] == len(rows[table]) + 200
+    counted = {reason.rpartition(".")[2] for reason in report.unused if reason.startswith(f"values of {table}.")}
+    if table == "relevance":
+        assert report.unused["relevance pairs"] == 201 and not counted
+    else:
+        assert counted == fields_of(real[0]) - PLACES[table] - SUMMED
+    assert all(fields_of(row) == fields_of(real[0]) for row in real)
+
+
+def test_the_published_samples_import_whole_with_unknown_items_as_text(tmp_path, samples):
+    data, report = import_kuaisearch(samples, SPLIT, unknown_items="text")
     assert (len(data.catalogue), len(data.users), len(data.searches)) == (200, 397, 200)
     assert sum(not s.chosen for s in data.searches) == 50
     assert not any(report.dropped.values())

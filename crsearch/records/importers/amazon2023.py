@@ -25,9 +25,8 @@ from typing import Any
 
 from crsearch.config import SplitConfig
 from crsearch.errors import DataError
-from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, assemble, clean
+from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, assemble, clean, readable
 from crsearch.records.importers.hem import Purchase, first_purchases, hem_query, k_core, purchase_searches
-from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import Row, read_rows
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item, User
@@ -84,21 +83,13 @@ def _files(source: Path) -> tuple[Path, Path]:
     return reviews[0], metas[0]
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    for row in read_rows(path):
-        if isinstance(row, Problem):
-            refuse([row])
-        else:
-            yield row
-
-
 def _broken(path: Path, row: Row, name: str, rule: str, right: Mapping[str, Any]) -> DataError:
     value = short(row.values.get(name))
     return DataError(f"{path}:{row.line}:{name}: {value}: {rule}; a right row: {json.dumps(right)}")
 
 
 def _reviews(path: Path, report: ImportReport) -> Iterator[Purchase]:
-    for seq, row in enumerate(_rows(path)):
+    for seq, row in enumerate(readable(read_rows(path), REVIEW)):
         report.read["reviews"] += 1
         for name in ("user_id", "parent_asin"):
             if not isinstance(row.values.get(name), str) or not row.values[name]:
@@ -112,7 +103,7 @@ def _reviews(path: Path, report: ImportReport) -> Iterator[Purchase]:
 def _items(path: Path, wanted: set[str], report: ImportReport) -> Iterator[Item]:
     """The wanted items that have a title, each at its first row."""
     seen: set[str] = set()
-    for row in _rows(path):
+    for row in readable(read_rows(path), META):
         report.read["items"] += 1
         item_id = row.values.get("parent_asin")
         if not isinstance(item_id, str) or not item_id:

@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from crsearch.config import SplitConfig
 from crsearch.errors import ConfigError, DataError
 from crsearch.records.leaks import assert_no_leaks
-from crsearch.records.problems import Problem, refuse
+from crsearch.records.problems import Problem
 from crsearch.records.rows import TEXT_SUFFIXES, find_table, read_rows
 from crsearch.records.sales import with_training_sales
 from crsearch.records.split import choose_targets
@@ -85,6 +85,25 @@ def without_repeats(ids: Iterable[str], report: ImportReport, what: str) -> tupl
     return once
 
 
+Read = TypeVar("Read")
+
+
+def readable(rows: Iterable[Read | Problem], right: Mapping[str, Any]) -> Iterator[Read]:
+    """The rows of a file, or its lines.
+
+    Args:
+        rows: as read.
+        right: an example of a right row, for the message.
+
+    Raises:
+        DataError: one that cannot be read: file and line, what is wrong, a right row.
+    """
+    for row in rows:
+        if isinstance(row, Problem):
+            raise DataError(f"{row}; a right row: {dict(right)}")
+        yield row
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One row of a table of a source; ``line["column"]`` is a value as text, empty where it is absent."""
@@ -148,10 +167,7 @@ def table_lines(
     Raises:
         DataError: no such file, a row that cannot be read, a column that is not there.
     """
-    for row in read_rows(path, delimiter):
-        if isinstance(row, Problem):
-            refuse([row])
-            continue
+    for row in readable(read_rows(path, delimiter), right):
         if not right.keys() <= row.values.keys():
             missing = [name for name in right if name not in row.values]
             there = ", ".join(row.values)

@@ -35,11 +35,11 @@ from crsearch.records.importers.common import (
     UnknownItemsPolicy,
     clean,
     needed_table,
+    readable,
     refuse_leave_one_out,
     table_lines,
 )
 from crsearch.records.importers.judged import Judged, judged_dataset
-from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import read_rows
 from crsearch.records.store import Catalogue, Dataset
 from crsearch.records.types import Item
@@ -93,10 +93,7 @@ def import_esci(
 
 def _listed(path: Path, report: ImportReport) -> Iterator[Judged]:
     """Queries of a JSON-lines file, named by their line."""
-    for row in read_rows(path):
-        if isinstance(row, Problem):
-            refuse([row])
-            continue
+    for row in readable(read_rows(path), QUERY):
         query, asins = row.values.get("query"), row.values.get("asins")
         if not isinstance(query, str) or not query.strip():
             raise DataError(f"{path}:{row.line}:query: {short(query)}: a text is needed; a right row: {QUERY}")

@@ -22,15 +22,15 @@ from typing import Any
 
 from crsearch.config import SplitConfig
 from crsearch.errors import DataError
-from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, assemble, clean
+from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, assemble, clean, readable
 from crsearch.records.importers.stopwords import INQUERY_STOPWORDS
-from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import find_table, read_lines, read_rows
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item, Search, User
 
 REVIEW = {"reviewerID": "A1YJEY40YUW4SE", "asin": "B004756YJA", "unixReviewTime": 1318896000}
 META = {"asin": "B004756YJA", "title": "Nail Lacquer", "brand": "OPI", "categories": [["Beauty", "Makeup", "Nails"]]}
+QUERY = {"asin": "B004756YJA", "queries": ["beauty makeup nails"]}
 INTERACTION = {"user_id": "A1YJEY40YUW4SE", "asin": "B004756YJA", "timestamp": "1318896000", "seq_no": "0"}
 
 
@@ -199,18 +199,12 @@ def _item(values: Mapping[str, Any], report: ImportReport) -> Item:
 
 
 def _prepared_items(path: Path) -> Iterator[Mapping[str, Any]]:
-    for row in read_rows(path):
-        if isinstance(row, Problem):
-            refuse([row])
-        else:
-            yield _checked(path, row.line, row.values, META)
+    for row in readable(read_rows(path), META):
+        yield _checked(path, row.line, row.values, META)
 
 
 def _prepared_purchases(path: Path) -> Iterator[Purchase]:
-    for row in read_rows(path):
-        if isinstance(row, Problem):
-            refuse([row])
-            continue
+    for row in readable(read_rows(path), INTERACTION):
         values = row.values
         try:
             yield Purchase(values["user_id"], values["asin"], int(values["timestamp"]), int(values["seq_no"]))
@@ -220,12 +214,13 @@ def _prepared_purchases(path: Path) -> Iterator[Purchase]:
 
 def _prepared_queries(path: Path | None) -> dict[str, str]:
     """asin -> query of the first category path."""
+    if path is None:
+        return {}
     queries: dict[str, str] = {}
-    for row in read_rows(path) if path else ():
-        if isinstance(row, Problem):
-            refuse([row])
-        elif row.values.get("queries"):
-            queries[row.values["asin"]] = row.values["queries"][0]
+    for row in readable(read_rows(path), QUERY):
+        values = _checked(path, row.line, row.values, QUERY)
+        if values["queries"]:
+            queries[values["asin"]] = values["queries"][0]
     return queries
 
 
@@ -242,7 +237,7 @@ def _public_pair(source: Path) -> tuple[Path, Path]:
 
 
 def _reviews(path: Path) -> Iterator[Purchase]:
-    for seq, (line, text) in enumerate(_readable_lines(path)):
+    for seq, (line, text) in enumerate(readable(read_lines(path), REVIEW)):
         try:
             values = json.loads(text)
         except ValueError as e:
@@ -255,7 +250,7 @@ def _metadata(path: Path, wanted: set[str]) -> dict[str, Mapping[str, Any]]:
     """asin -> metadata of the wanted items; other lines are skipped before the costly parsing."""
     out: dict[str, Mapping[str, Any]] = {}
     asin_in_line = re.compile(r"""['"]asin['"]\s*:\s*['"]([^'"]*)['"]""")
-    for line, text in _readable_lines(path):
+    for line, text in readable(read_lines(path), META):
         named = asin_in_line.search(text)
         if named and named[1] not in wanted:
             continue
@@ -268,14 +263,6 @@ def _metadata(path: Path, wanted: set[str]) -> dict[str, Mapping[str, Any]]:
                 raise DataError(f"{path}:{line}: neither a Python literal nor JSON; a right row: {META}") from e
         out[_checked(path, line, values, META)["asin"]] = values
     return out
-
-
-def _readable_lines(path: Path) -> Iterator[tuple[int, str]]:
-    for numbered in read_lines(path):
-        if isinstance(numbered, Problem):
-            refuse([numbered])
-        else:
-            yield numbered
 
 
 def _checked(path: Path, line: int, values: Any, example: Mapping[str, Any]) -> Mapping[str, Any]:

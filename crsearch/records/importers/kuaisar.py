@@ -33,11 +33,11 @@ from crsearch.records.importers.common import (
     UnknownItemsPolicy,
     assemble,
     needed_table,
+    readable,
     table_lines,
     without_repeats,
 )
 from crsearch.records.importers.tables import Column, parse_time
-from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import find_table, read_rows
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item, Search, User
@@ -55,7 +55,11 @@ USER = {"user_id": "12"}
 _NONE = ("UNKNOWN", "nan")
 """Words by which the source says that it does not know."""
 _ATTRIBUTES = {"author": "author_id", "type": "item_type", "upload": "upload_type"}
-_UNUSED = {"rec_inter": "recommendations (they have no query)", "social_network": "rows of the social network"}
+_UNUSED = {
+    "rec_inter": ("recommendations (they have no query)", {"user_id": "12", "item_id": "31"}),
+    "social_network": ("rows of the social network", {"user_id": "12", "user_follow_id": "13"}),
+}
+"""Table -> what its rows are counted as, a right row."""
 
 
 def import_kuaisar(
@@ -77,18 +81,10 @@ def import_kuaisar(
     profiles = _profiles(find_table(source, "user_features"), report)
     users = {s.user_id: User(user_id=s.user_id, profile=profiles.get(s.user_id, {})) for s in searches}
     report.changed["users without a row in user_features (empty profile)"] += len(users.keys() - profiles.keys())
-    for table, what in _UNUSED.items():
-        report.unused[what] += _rows_of(find_table(source, table))
+    for table, (what, right) in _UNUSED.items():
+        if path := find_table(source, table):
+            report.unused[what] += sum(1 for _ in readable(read_rows(path), right))
     return assemble(items, users, searches, split, unknown_items, report, count_sales=True), report
-
-
-def _rows_of(path: Path | None) -> int:
-    rows = 0
-    for row in read_rows(path) if path else ():
-        if isinstance(row, Problem):
-            refuse([row])
-        rows += 1
-    return rows
 
 
 def _words(line: Line, column: str) -> str:

@@ -16,11 +16,14 @@ A folder with JSON lines, plain or .gz: ``items``, ``users``, ``recall`` (one se
 | rank | user_fan_number, user_follow_number, user_statistical_features | profile, the latest up to the example |
 
 Not used, and counted: ``relevance`` rows (pairs without users), ``split`` (ours is by user), numeric ids of brands,
-sellers and categories, recently clicked and purchased items (they lack their queries).
+sellers and categories, recently clicked and purchased items (they lack their queries), ``query``, ``is_clicked`` and
+``is_purchased`` of ``rank`` (``recall`` has them), ``item_show_cnt_30d_hist`` and ``item_click_cnt_30d_hist``, and
+any field that is not named here.
 
 Source: arXiv 2602.11518 and its published demo files; the mapping is this project's.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -34,11 +37,11 @@ from crsearch.records.importers.common import (
     UnknownItemsPolicy,
     assemble,
     clean,
+    readable,
     refuse_leave_one_out,
     without_repeats,
 )
 from crsearch.records.leaks import assert_no_leaks
-from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import find_table, read_rows
 from crsearch.records.store import Catalogue, Dataset
 from crsearch.records.types import Item, Search, User
@@ -72,8 +75,46 @@ _SCHEMA: dict[str, Mapping[str, Any]] = {
         "search_entrance": str, "target_item_id": int, "target_item_price": int | float,
         "user_statistical_features": dict, "target_item_statistical_features": dict,
     },
+    "relevance": {},
 }  # fmt: skip
-"""Fields that are read -> type; null is allowed in names."""
+"""Fields that are read -> type; null is allowed in names. The others are counted as not used, see the module."""
+
+RIGHT: dict[str, Mapping[str, Any]] = {
+    "items": {
+        "item_id": 3359347, "item_title": "高级静奢风貂皮大衣", "brand_id": 1, "brand_name": "金粟兰", "seller_id": 1,
+        "seller_name": "皮草工厂店", "category_level1_id": 1, "category_level1_name": "女装", "category_level2_id": 1,
+        "category_level2_name": "皮草", "category_level3_id": 0, "category_level3_name": "UNKNOWN",
+    },
+    "users": {
+        "user_id": 7, "gender": "M", "age_bucket": "31-40", "fre_country": "中国", "fre_province": "辽宁",
+        "fre_city": "鞍山",
+    },
+    "recall": {
+        "user_id": 7, "session_id": 1, "impressed_item_ids": [38, 39], "clicked_item_ids": [38],
+        "purchased_item_ids": [], "time_index": 384565, "query": "半身裙", "split": "train",
+    },
+    "rank": {
+        "user_id": 7, "session_id": 1, "user_fan_number": 9, "user_follow_number": 65, "time_index": 384565,
+        "search_entrance": "mall", "recently_clicked_item_ids": [1], "recently_purchased_item_ids": [],
+        "query": "半身裙", "target_item_id": 38, "target_item_price": 59.9, "is_clicked": 1, "is_purchased": 0,
+        "user_statistical_features": {
+            "user_show_cnt_30d_hist": 4.0, "user_click_cnt_30d_hist": 1.0, "user_order_cnt_30d_hist": 0.0,
+            "user_gmv_30d_hist": 0.0,
+        },
+        "target_item_statistical_features": {
+            "item_show_cnt_30d_hist": 952.0, "item_click_cnt_30d_hist": 47.0, "item_order_cnt_30d_hist": 2.0,
+        },
+        "split": "train",
+    },
+    "relevance": {
+        "query": "半身裙", "item_title": "液态棉后开衩半裙", "brand": "无品牌", "seller_name": "服装搭配",
+        "attr_value": "常规,直筒", "score": 2,
+    },
+}  # fmt: skip
+"""An example of a right row of each table, with every published field."""
+
+_COUNTED = {"recently_clicked_item_ids", "recently_purchased_item_ids"}
+"""Fields that are counted by their items."""
 
 _Values = Mapping[str, Any]
 
@@ -116,17 +157,17 @@ def _read(source: Path, table: str, report: ImportReport) -> Iterator[_Values]:
     path = find_table(source, table)
     if path is None:
         raise DataError(f"{source}: there is no {table}.jsonl or {table}.jsonl.gz")
-    for row in read_rows(path):
-        if isinstance(row, Problem):
-            refuse([row])
-            continue
-        for name, kind in _SCHEMA.get(table, {}).items():
+    schema, right = _SCHEMA[table], RIGHT[table]
+    for row in readable(read_rows(path), right):
+        for name, kind in schema.items():
             value = row.values.get(name)
             absent = value is None and kind is str and name != "query"
             if not absent and (isinstance(value, bool) or not isinstance(value, kind)):
-                needed = getattr(kind, "__name__", "number")
-                raise DataError(f"{path}:{row.line}:{name}: {short(value)} is no {needed}: see the published schema")
+                needed, example = getattr(kind, "__name__", "number"), json.dumps(right, ensure_ascii=False)
+                raise DataError(f"{path}:{row.line}:{name}: {short(value)} is no {needed}; a right row: {example}")
         report.read[f"{table} rows"] += 1
+        for name in row.values.keys() - schema.keys() - _COUNTED if schema else ():
+            report.unused[f"values of {table}.{name}"] += 1
         yield row.values
 
 
@@ -224,7 +265,10 @@ def _with_rank_features(data: Dataset, rank: list[_Values], report: ImportReport
             price[item_id] = float(row["target_item_price"])
         else:
             report.changed["prices not above 0 made absent"] += 1
-        orders = row["target_item_statistical_features"].get("item_order_cnt_30d_hist")
+        features = row["target_item_statistical_features"]
+        orders = features.get("item_order_cnt_30d_hist")
+        for name in features.keys() - {"item_order_cnt_30d_hist"}:
+            report.unused[f"values of rank.{name}"] += 1
         if orders is not None and data.parts.get(str(row["user_id"])) == "train":
             sales[item_id] = float(orders)
     items = Catalogue(
