@@ -125,8 +125,29 @@ def _systems(teacher: str, table: Json, found: Json) -> Section:
         panels=[("NDCG@10", drawing)],
         legend=[("ceiling", figures.CEILING)] if level is not None else (),
     )
-    parts: list[Part] = [Prose(_standing(table)), systems, drawn, Prose(RULE), *_comparisons(table["comparisons"])]
+    seeds = _seeds(table, [name for name, _ in ordered])
+    parts: list[Part] = [
+        Prose(_standing(table)), systems, drawn, *seeds, Prose(RULE), *_comparisons(table["comparisons"]),
+    ]  # fmt: skip
     return Section(f"main-{teacher}", f"All systems, teacher {teacher}", parts)
+
+
+def _seeds(table: Json, names: Sequence[str], metric: str = "NDCG@10") -> list[Table]:
+    """Trained systems with the mean of each training seed; none for one seed."""
+    own = table.get("by_seed", {}).get("crs", {}).get(metric, ())
+    if len(own) < 2:
+        return []
+    rows = []
+    for name in (n for n in names if table["tokens"].get(n)):
+        values = table["by_seed"][name][metric]
+        differs = ", ".join(f"{a - b:+.3f}" for a, b in zip(own, values, strict=True))
+        spread = plain(max(values) - min(values))
+        rows.append(
+            (Cell(name), *(Cell(plain(v)) for v in values), Cell(spread), Cell(differs) if name != "crs" else NONE)
+        )
+    caption = f"{metric} of each training seed: the intervals above are over queries and know nothing of this spread."
+    header = ("system", *(f"seed {n}" for n in range(len(own))), "largest minus smallest", "crs minus it, by seed")
+    return [Table(caption=caption, header=header, rows=rows, words=frozenset({0}))]
 
 
 def _standing(table: Json) -> str:

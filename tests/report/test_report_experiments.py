@@ -41,6 +41,8 @@ FOUND: dict[str, dict[str, Any]] = {
                 "searchers": SEARCHERS, "tokens": {"crs": 1_000, "crs-direct": 900, "bm25": 0},
                 "not_run": {"dense-bge": "weights not at hand (get them)"}, "comparisons": PAIRS, "best_other": BEST,
                 "shared": [],
+                "by_seed": {"crs": {"NDCG@10": [0.3, 0.4, 0.5]}, "crs-direct": {"NDCG@10": [0.5, 0.5, 0.5]},
+                            "bm25": {"NDCG@10": [0.1, 0.1, 0.1]}},
             },
         },
     },
@@ -105,6 +107,10 @@ def test_all_systems_stand_by_quality_with_tokens_and_those_not_run(text: str) -
     assert rows[3][2] == "–"
     assert rows[5][1] == "not run: weights not at hand (get them)"
     assert "In HR@10 crs is below the control crs-direct." in part
+    assert tables(part)[1][1:] == [
+        ["crs-direct", "0.500", "0.500", "0.500", "0.000", "-0.200, -0.100, +0.000"],
+        ["crs", "0.300", "0.400", "0.500", "0.200", "–"],
+    ], "trained systems only"
     assert "In NDCG@10 crs is above the best other system, bm25." in part
 
 

@@ -20,9 +20,10 @@ def all_systems(lab: Lab) -> dict[str, Any]:
     other systems of the first, none of which sees a thought.
 
     Returns:
-        ``tables``: teacher -> ``searchers``, ``tokens`` (mean number its model was trained on), ``not_run``,
-        ``comparisons`` (of ``crs`` with each), ``best_other`` (per metric, not counting rows of CRS), ``groups``,
-        ``final_stages``, ``runs``, and ``shared`` (rows that are those of the first teacher).
+        ``tables``: teacher -> ``searchers``, ``by_seed`` (system -> metric -> mean of each training seed), ``tokens``
+        (mean number its model was trained on), ``not_run``, ``comparisons`` (of ``crs`` with each), ``best_other``
+        (per metric, not counting rows of CRS), ``groups``, ``final_stages``, ``runs``, and ``shared`` (rows that are
+        those of the first teacher).
         ``data`` (table 1), ``test_queries``, ``ceiling``.
     """
     arms = systems_arms(lab)
@@ -49,6 +50,10 @@ def _table(lab: Lab, own: Sequence[Arm], first: Sequence[Arm]) -> dict[str, Any]
     rivals = [name for name in rows if not is_crs(name)]
     return {
         "searchers": metrics,
+        "by_seed": {
+            name: {metric: [arm.results["searchers"][name][metric]["mean"] for arm in its] for metric in COMPARED}
+            for name, its in arms.items()
+        },
         "tokens": {name: mean_tokens(its, name) for name, its in arms.items()},
         "not_run": first[0].results["not_run"],
         "comparisons": compare_rows(rows, [("crs", name) for name in rows if name != "crs"]),
