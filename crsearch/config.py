@@ -159,8 +159,9 @@ class RqVaeConfig(Section):
 class SidConfig(Section):
     """How items become semantic IDs (CRS §3.1.1)."""
 
-    quantizer: Literal["residual-kmeans", "rqvae", "random"] = "residual-kmeans"
-    """What makes codes of vectors (TIGER uses RQ-VAE, CRS k-means); ``random`` codes mean nothing (a control)."""
+    quantizer: Literal["residual-kmeans", "balanced-kmeans", "rqvae", "random"] = "residual-kmeans"
+    """What makes codes of vectors (TIGER uses RQ-VAE, CRS k-means; ``balanced-kmeans`` keeps to ``capacity``);
+    ``random`` codes mean nothing (a control)."""
     layers: int = Field(default=3, ge=1, le=8)
     """Codebooks of the residual quantiser, the deduplication layer not counted."""
     codes: int = Field(default=96, ge=2)
@@ -171,6 +172,8 @@ class SidConfig(Section):
     """Deduplication codes kept free above the largest group, for items added later (at most ``max_duplicates``)."""
     iterations: int = Field(default=30, ge=1)
     """Rounds of k-means per layer."""
+    capacity: float = Field(default=1.3, ge=1)
+    """Most items of one code of a layer, times the mean; read with ``sids.quantizer = "balanced-kmeans"``."""
     rqvae: RqVaeConfig = RqVaeConfig()
 
 

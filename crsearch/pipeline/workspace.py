@@ -188,8 +188,9 @@ class Workspace:
             write_json(self.path("sids", "quality.json"), quality(self._sids, embeddings_ND))
             return [self.path("sids")], {}
 
+        unread = set() if settings.sids.quantizer == "balanced-kmeans" else {"capacity"}
         inputs = [
-            data.key, settings.encoder.model_dump(), settings.sids.model_dump(), settings.seed,
+            data.key, settings.encoder.model_dump(), settings.sids.model_dump(exclude=unread), settings.seed,
             *folder_digest(settings.encoder.path),
         ]  # fmt: skip
         return self.stages.do("sids", inputs, work)

@@ -15,8 +15,9 @@ from crsearch.encoders import Encoder
 from crsearch.errors import SidError
 from crsearch.records.types import Item
 from crsearch.runs import write_atomic, write_json
-from crsearch.sids.kmeans import Quantised, assign_codes, distinct_rows, residual_kmeans
+from crsearch.sids.kmeans import Quantised, assign_codes, residual_kmeans
 from crsearch.sids.projection import UNPROJECTED, Projection
+from crsearch.sids.rows import distinct_rows
 from crsearch.sids.text import item_text
 
 _LETTERS = "abcdefghi"
@@ -283,9 +284,9 @@ def sids_from_embeddings(
         return _with_dedup(item_ids, fit_rqvae(embeddings_ND, config, seed), config)
     if config.quantizer == "random":
         return _with_dedup(item_ids, _random_codes(item_ids, config, seed), config)
-    return _with_dedup(
-        item_ids, residual_kmeans(embeddings_ND, config.layers, config.codes, config.iterations, seed), config
-    )
+    capacity = config.capacity if config.quantizer == "balanced-kmeans" else None
+    found = residual_kmeans(embeddings_ND, config.layers, config.codes, config.iterations, seed, capacity)
+    return _with_dedup(item_ids, found, config)
 
 
 def random_sids(catalogue: Sequence[Item], config: SidConfig, seed: int) -> SidBook:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from crsearch.sids.book import SidBook
-from crsearch.sids.kmeans import distinct_rows
+from crsearch.sids.rows import distinct_rows
 
 
 def quality(book: SidBook, embeddings_ND: Float[np.ndarray, "N D"] | None = None) -> dict[str, Any]:

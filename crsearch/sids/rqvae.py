@@ -15,8 +15,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from crsearch.config import RqVaeConfig, SidConfig
-from crsearch.sids.kmeans import Quantised, assign_codes, refuse_broken, residual_kmeans, rows_by_value
+from crsearch.sids.kmeans import Quantised, assign_codes, refuse_broken, residual_kmeans
 from crsearch.sids.projection import Projection
+from crsearch.sids.rows import rows_by_value
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ DECODE = decode.DecodeSizes(
     growth=(20, 60), growth_codes=8, growth_case=(12, 3), context=20, users=(2,), prefill=((64, 2, 12, 1),),
 )  # fmt: skip
 TRIE = trie.TrieSizes(runs=2, items=(50, 200), codes=8, appended=5, asked=40)
-SIDS = sids.SidSizes(runs=1, compared=(150,), alone=(), width=8, codes=4, iterations=8)
+SIDS = sids.SidSizes(runs=1, compared=(150,), compared_once=(), alone=(), balanced=150, width=8, codes=4, iterations=8)
 TRAIN = train.TrainSizes(runs=1, prompts=2, group=3, cases=((10, 4, 4), (12, 3, 6)))
 STEP = step.StepSizes(runs=1, prompts=2, group=3, length=12, written=8, width=3, items=60, codes=8)
 ROLLOUT = rollout.RolloutSizes(runs=1, items=60, codes=8, group=2, width=3, cases=((2, 12, 3),), step=STEP)
@@ -126,6 +126,21 @@ def test_sids_refuses_codes_that_leave_more_over(monkeypatch):
     )
     with pytest.raises(ResultsDiffer, match="sklearn KMeans"):
         TINY["sids"]()
+
+
+def test_sids_in_a_file_and_in_memory_are_measured_beside_each_other():
+    found = sids._alone(sids.SidSizes(width=8, codes=4, iterations=8), 200, LIMITS)
+    assert [figure.what.partition("4")[2] for figure in found] == [
+        "", ": peak memory", ", from a file, threads: 1", ", from a file: peak memory", ": codes of 1,000 new items",
+    ]  # fmt: skip
+    assert all(figure.value > 0 for figure in found)
+
+
+def test_sids_refuses_a_file_whose_vectors_get_other_codes(monkeypatch):
+    took = iter(["in memory", "another"])
+    monkeypatch.setattr(sids, "_spawned", lambda *_: sids._Took(1.0, 1.0, 1.0, 1.0, 1.0, next(took)))
+    with pytest.raises(ResultsDiffer, match="get other codes than in memory"):
+        sids._alone(sids.SidSizes(width=8, codes=4), 200, LIMITS)
 
 
 def test_sids_says_how_to_install_what_is_missing(monkeypatch):

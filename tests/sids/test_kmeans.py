@@ -1,5 +1,7 @@
 """Residual k-means: the worked example, its properties, and faiss as the oracle of its quality."""
 
+import tempfile
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,9 @@ from hypothesis.extra.numpy import arrays
 
 from crsearch.encoders.blas import limit_blas
 from crsearch.errors import SidError
-from crsearch.sids.kmeans import _CELLS, assign_codes, nearest, residual_kmeans
+from crsearch.sids import kmeans, lloyd
+from crsearch.sids.kmeans import assign_codes, nearest, residual_kmeans
+from crsearch.sids.lloyd import _CELLS
 
 GRID = st.integers(-20, 20).map(float)
 """Small whole numbers: equal vectors, ties and degenerate layers are frequent."""
@@ -116,7 +120,7 @@ def test_a_layer_without_enough_distinct_vectors_is_smaller_and_says_so(embeddin
 
 
 def test_the_number_of_threads_changes_no_bit(monkeypatch):
-    monkeypatch.setattr("crsearch.sids.kmeans._CELLS", 2**10)  # many blocks
+    monkeypatch.setattr(lloyd, "_CELLS", 2**10)  # many blocks
     embeddings_ND = clustered(600, 16, seed=1)
     results = []
     for threads in (1, 4):
@@ -153,6 +157,62 @@ def test_first_layer_is_as_tight_as_that_of_faiss(seed):
     oracle.train(embeddings_ND)
     distances, _ = oracle.index.search(embeddings_ND, 1)
     assert ours <= 1.02 * distances.sum()
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """Vectors that count as many, in several parts, blocks and tiles."""
+    monkeypatch.setattr(lloyd, "_MANY", 300)
+    monkeypatch.setattr(lloyd, "_WARM_PER_CODE", 16)
+    monkeypatch.setattr(lloyd, "_CELLS", 2**13)
+    monkeypatch.setattr(lloyd, "_TILE", 64)
+    monkeypatch.setattr(kmeans, "_ROWS", 100)
+    return clustered(2_000, 16, seed=5)
+
+
+def test_many_vectors_start_on_a_sample_and_come_out_as_tight(many, monkeypatch):
+    def left_over() -> np.ndarray:
+        found = [residual_kmeans(many, layers=3, codes=24, iterations=30, seed=seed) for seed in range(6)]
+        return np.array([((many - reconstruct(f, 3)) ** 2).sum() for f in found])
+
+    in_two_steps = left_over()
+    monkeypatch.setattr(lloyd, "_MANY", 10_000)
+    at_once = left_over()
+    assert (in_two_steps != at_once).all()
+    assert 0.97 < in_two_steps.mean() / at_once.mean() < 1.03
+
+
+def test_many_vectors_get_their_codes_in_any_order(many):
+    order = np.random.default_rng(0).permutation(len(many))
+    found = residual_kmeans(many, layers=2, codes=24, iterations=30, seed=0)
+    permuted = residual_kmeans(many[order], layers=2, codes=24, iterations=30, seed=0)
+    assert (permuted.codes_NL == found.codes_NL[order]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_vectors_in_a_file_get_the_codes_they_get_in_memory(many, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "working"))
+    (tmp_path / "working").mkdir()
+    np.save(tmp_path / "vectors.npy", many.astype(dtype))
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    in_memory = residual_kmeans(np.array(mapped), layers=3, codes=24, iterations=30, seed=0)
+    streamed = residual_kmeans(mapped, layers=3, codes=24, iterations=30, seed=0)
+    assert (streamed.codes_NL == in_memory.codes_NL).all()
+    assert all((a == b).all() for a, b in zip(streamed.codebooks, in_memory.codebooks, strict=True))
+    assert not isinstance(streamed.codebooks[0], np.memmap)
+    assert list((tmp_path / "working").iterdir()) == []
+
+
+def test_the_nearest_is_that_of_float64_where_float32_cannot_tell():
+    rng = np.random.default_rng(0)
+    centroids_CD = rng.normal(size=(40, 8)).astype(np.float32)
+    centroids_CD[20:] = centroids_CD[:20] * np.float32(1 + 1e-7)  # a last bit apart
+    points_MD = np.concatenate([100 * centroids_CD, rng.normal(size=(400, 8)).astype(np.float32)])
+    wide = points_MD.astype(np.float64), centroids_CD.astype(np.float64)
+    expected = ((wide[1] ** 2).sum(1) - 2 * wide[0] @ wide[1].T).argmin(1)
+    in_float32 = (-2 * points_MD @ centroids_CD.T + (centroids_CD**2).sum(1)).argmin(1)
+    assert nearest(points_MD, centroids_CD).tolist() == expected.tolist()
+    assert (in_float32 != expected).any()
 
 
 def test_no_vectors_or_broken_ones_are_refused():
