@@ -206,6 +206,9 @@ class VersionRow(TypedDict):
     drift: float | None
     """Quantisation error of new items over that of the run's."""
     notes: Sequence[str]
+    canary: float | None
+    """Share of trial searches that found live items before it was used; none = not tried."""
+    canary_ms: float | None
     state: Literal["current", "kept", "refused"]
 
 

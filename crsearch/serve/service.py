@@ -27,6 +27,7 @@ from crsearch.records.types import Context, Item, RankedList
 from crsearch.runs import RunDirectory, digest, silent
 from crsearch.serve.admin import Recent, curves, cuts_pay, rung_rows, tree_load
 from crsearch.serve.answers import Facets, Health, ItemFound, Status, VersionRow
+from crsearch.serve.canary import CanaryError, Verdict, Verdicts, judge, trial_contexts
 from crsearch.serve.catalogue import About, CatalogueStore, Version
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contexts import Contexts
@@ -59,6 +60,7 @@ COMPARE_SECONDS = 10.0
 """Longest wait for a system that stands beside; it is asked when the answer is there."""
 FULL = "sid_space_full: no deduplication code is left for an item; train again with more sids.spare_duplicates"
 REFUSED = "add takes ids that are not in the catalogue, replace and remove those that are; see crsearch items list"
+FAILED = "trial searches found nothing in the new version: see the admin page, and look at what was changed"
 NEVER_MS = 1e9
 """Cost of a rung that is not warm yet."""
 JUDGE = "judge items of an answer of this server, by its request_id"
@@ -110,6 +112,8 @@ class SearchService:
             store=self.prefixes,
         )
         self.fallback_ms = {rung: Measured(NEVER_MS if rung is Rung.FUSED else 10.0) for rung in RUNG_SYSTEMS}
+        self.verdicts = Verdicts(self.store.place / "canary.json" if writes else None)
+        self._trials: list[Context] | None = None
         self._changing = asyncio.Lock()
         """Held while a version is made or taken into use, so that none is followed by the one before it."""
         self.is_ready = self.is_draining = False
@@ -148,6 +152,8 @@ class SearchService:
         self.is_ready = True
         self._keep(self._in_pool(lambda: self._warm_below(Rung.FUSED)))
         self._keep(self._guard())
+        if self.feedback is not None:
+            self._keep(self._try_present())
         self._keep(self._in_pool(self.store.warm))  # else the first new item waits for the encoder
 
     def started(self, task: "asyncio.Task[None]") -> None:
@@ -227,7 +233,7 @@ class SearchService:
             try:
                 async with self._changing:
                     name = await self._in_pool(self.store.current)
-                    if name != self.index.name:
+                    if name != self.index.name and not self._has_failed(name):
                         await self.swap(name)
             except Exception as e:  # whatever it is, the next look must come
                 self._refused(e)
@@ -236,10 +242,14 @@ class SearchService:
         """Use a version of the catalogue from now on; requests under way keep theirs.
 
         Raises:
-            SidError, DataError, RunError: the version is broken or of another run; the present one stays.
+            SidError, DataError, RunError: the version is broken or of another run, or trial searches find nothing in
+                it (``CanaryError``); the present one stays.
         """
         try:
             index = await self._in_pool(lambda: self._index(self.store.load(name), self.index))
+            if not await self._is_good(index):
+                await self._in_pool(lambda: self.store.rollback(self.index.name))
+                raise self._found_nothing(index.name)
         except CrsearchError as e:
             self._refused(e)
             raise
@@ -249,8 +259,51 @@ class SearchService:
 
     def _refused(self, error: Exception) -> None:
         if str(error) != self.last_error:
-            self.metrics.swaps.labels("refused").inc()
+            self.metrics.swaps.labels("canary" if isinstance(error, CanaryError) else "refused").inc()
         self.last_error = str(error)
+
+    async def _is_good(self, index: Index) -> bool:
+        """Whether trial searches find something in a version; one that was found good is not tried again.
+
+        While the model is broken nothing is tried: items must be removable then, too.
+        """
+        known = self.verdicts.get(index.name)
+        if self.engine.is_broken or (known is not None and known.is_good and known.model == self.model_key):
+            return True
+        if self._trials is None:
+            self._trials = await self._in_pool(
+                lambda: trial_contexts(self.space.dataset, self.space.settings.context.max_events)
+            )
+        contexts = [c for c in self._trials if c.user_id not in self.contexts.forgotten]
+        verdict = await judge(index, contexts, self.engine.submit, self.model_key)
+        await self._in_pool(lambda: self.verdicts.put(index.name, verdict))
+        return verdict.is_good
+
+    async def _try_present(self) -> None:
+        """Try the version that the server began with, made while none ran; if need be, go back to the one before.
+
+        The first version is the run itself, and there is none before it.
+        """
+        async with self._changing:
+            here = self.index.name
+            before = next((v.parent for v in await self._in_pool(self.store.versions) if v.name == here), None)
+            if before is None or await self._is_good(self.index):
+                return
+            await self.swap(before)
+            await self._in_pool(lambda: self.store.rollback(before))
+            self._refused(self._found_nothing(here))
+
+    def _has_failed(self, name: str) -> bool:
+        verdict = self.verdicts.get(name)
+        return verdict is not None and verdict.model == self.model_key and not verdict.is_good
+
+    def _found_nothing(self, name: str) -> CanaryError:
+        verdict = self.verdicts.get(name)
+        share = "" if verdict is None else f" ({verdict.share:.0%} of {verdict.queries} found live items)"
+        return CanaryError(
+            f"catalogue {name}: trial searches find nothing in it{share}, so it is not used. Look at what was changed; "
+            f"crsearch items versions {self.run} lists the versions"
+        )
 
     # -- searching ----------------------------------------------------------------------------------------------------
     def refuse_if_full(self) -> None:
@@ -591,7 +644,7 @@ class SearchService:
             "catalogue": {
                 "current": index.name,
                 "previous": None if here is None else here.parent,
-                "versions": [_version_row(v, index.name) for v in reversed(versions)],
+                "versions": [_version_row(v, index.name, self.verdicts.get(v.name)) for v in reversed(versions)],
             },
             "sids": tree_load(index),
             "rungs": rung_rows(self.results, recent),
@@ -644,7 +697,10 @@ class SearchService:
             except CrsearchError as e:
                 full = "sid_space_full" in str(e)
                 raise Problem("conflict", "the catalogue was not changed", hint=FULL if full else REFUSED) from e
-            await self.swap(name)
+            try:
+                await self.swap(name)
+            except CanaryError as e:
+                raise Problem("conflict", "the catalogue was not changed", hint=FAILED) from e
             return name
 
     # -- privacy ------------------------------------------------------------------------------------------------------
@@ -676,12 +732,15 @@ def replace_job(asked: Asked, mode: Any, deadline: float, width: int) -> Job:
     return Job(index=asked.index, trunk=asked.trunk, mode=mode, width=width, deadline=deadline)
 
 
-def _version_row(about: About, current: str) -> VersionRow:
+def _version_row(about: About, current: str, verdict: Verdict | None) -> VersionRow:
     """A catalogue version as the admin page shows it."""
+    is_refused = bool(about.problem) or (verdict is not None and not verdict.is_good)
     return {
         "name": about.name, "made": about.when, "items": about.items, "added": about.added + about.revived,
         "removed": about.removed, "replaced": about.replaced, "drift": about.drift, "notes": list(about.notes),
-        "state": "current" if about.name == current else "refused" if about.problem else "kept",
+        "canary": None if verdict is None else verdict.share,
+        "canary_ms": None if verdict is None else verdict.ms,
+        "state": "current" if about.name == current else "refused" if is_refused else "kept",
     }  # fmt: skip
 
 

@@ -1,0 +1,139 @@
+"""A new version of the catalogue is tried before it is used, and not used where trial searches find nothing."""
+
+import asyncio
+import time
+
+import pytest
+
+from crsearch.records.types import Item
+from crsearch.serve.canary import LEAST, QUERIES, Verdict, Verdicts, trial_contexts
+from crsearch.serve.catalogue import CatalogueStore
+from crsearch.serve.contract import SearchRequest
+from crsearch.serve.problems import Problem
+
+NEW = Item(item_id="new", title="phone case glow", category=("phone",), price=3.0)
+
+
+def broken_for(service, name: str) -> list[str]:
+    """The model breaks in one version; every try of it."""
+    whole, tries = service.engine._decode, []
+
+    def decode(jobs, todo):
+        if jobs[0].index.name == name:
+            tries.append(name)
+            raise RuntimeError("broken")
+        return whole(jobs, todo)
+
+    service.engine._decode = decode
+    return tries
+
+
+async def until(is_so) -> None:
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
+
+
+def rows(status) -> dict[str, dict]:
+    return {row["name"]: row for row in status["catalogue"]["versions"]}
+
+
+def swaps(service, outcome: str) -> float:
+    return service.metrics.registry.get_sample_value("crsearch_catalogue_swaps_total", {"outcome": outcome}) or 0.0
+
+
+def test_a_new_version_is_tried_and_the_table_shows_it(serving):
+    async def work(service):
+        name = await service.change_items("add", [NEW])
+        return name, await service.admin(), Verdicts(service.store.place / "canary.json").get(name)
+
+    name, status, kept = serving(work)
+    row = rows(status)[name]
+    assert (row["state"], row["canary"]) == ("current", 1.0) and row["canary_ms"] > 0
+    assert kept.is_good and kept.queries > 0
+
+
+def test_a_version_in_which_nothing_is_found_is_refused_and_the_one_before_serves(serving):
+    async def work(service):
+        tries = broken_for(service, "v000002")
+        with pytest.raises(Problem) as refused:
+            await service.change_items("add", [NEW])
+        answer = await service.search(SearchRequest(query="case", mode="fast"))
+        return refused.value, answer, await service.admin(), tries, service
+
+    problem, answer, status, tries, service = serving(work)
+    assert (problem.code, problem.status) == ("conflict", 409) and "trial searches" in problem.hint
+    assert answer.versions["catalogue"] == "v000001" == service.store.current()
+    assert rows(status)["v000002"]["state"] == "refused" and rows(status)["v000002"]["canary"] == 0.0
+    assert any(check["name"] == "catalogue" and "v000002" in check["note"] for check in status["health"]["checks"])
+    assert len(tries) == 1 and swaps(service, "canary") == 1.0 and status["health"]["ready"]
+
+
+def test_a_version_of_another_process_is_tried_once_and_its_pointer_goes_back(serving, run_folder):
+    async def work(service):
+        tries = broken_for(service, "v000002")
+        await asyncio.to_thread(CatalogueStore(run_folder).add, [NEW])
+        await until(lambda: swaps(service, "canary") == 1.0)
+        await until(lambda: service.store.current() == "v000001")
+        await asyncio.sleep(0.6)  # the guard looks every quarter of a second
+        return tries, service.index.name, service.health()
+
+    tries, name, health = serving(work)
+    assert (len(tries), name) == (1, "v000001")
+    assert health["refused_catalogue"] and health["model"] == "ok"
+
+
+def test_a_start_on_a_version_in_which_nothing_is_found_goes_back_one(serving, run_folder):
+    CatalogueStore(run_folder).add([NEW])  # while no server runs
+
+    async def work(service):
+        first = service.index.name
+        broken_for(service, "v000002")  # the trial of the start is still to come
+        await until(lambda: service.index.name == "v000001")
+        await until(lambda: service.store.current() == "v000001")
+        return first, service.last_error
+
+    first, error = serving(work)
+    assert first == "v000002" and "v000002" in error
+
+
+def test_searches_are_answered_while_a_version_is_tried(serving):
+    async def work(service):
+        changing = asyncio.create_task(service.change_items("add", [NEW]))
+        versions = []
+        while not changing.done():
+            versions.append((await service.search(SearchRequest(query=f"case {len(versions)}", mode="fast"))).versions)
+        return versions, await changing
+
+    versions, name = serving(work)
+    assert versions and {v["catalogue"] for v in versions} <= {"v000001", name}
+    assert versions[0]["catalogue"] == "v000001"
+
+
+def test_items_can_be_removed_while_the_model_is_broken(serving):
+    async def work(service):
+        service.engine.failures = 3
+        return await service.remove_items(["i00003"]), service.verdicts.get("v000002")
+
+    assert serving(work) == ("v000002", None)
+
+
+def test_trial_searches_are_of_validation_users(serving):
+    async def work(service):
+        return trial_contexts(service.space.dataset, 10), service.space.dataset
+
+    contexts, dataset = serving(work)
+    assert 0 < len(contexts) <= QUERIES
+    assert {dataset.targets[c.search_id][1] for c in contexts} == {"valid"}
+
+
+def test_a_verdict_that_cannot_be_read_is_none(tmp_path):
+    file = tmp_path / "canary.json"
+    good = Verdict(share=1.0, queries=32, ms=1.0, model="m")
+    Verdicts(file).put("v000002", good)
+    assert Verdicts(file).get("v000002") == good
+    for text in ("", "[]", '{"v000002": 3}', '{"v000002": {"share": 1.0}}'):
+        file.write_text(text)
+        assert Verdicts(file).get("v000002") is None
+    assert not Verdict(share=LEAST - 1e-9, queries=32, ms=1.0, model="m").is_good
