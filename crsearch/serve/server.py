@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,7 @@ from typing import Any
 
 import uvicorn
 
-from crsearch.errors import ConfigError
+from crsearch.errors import ConfigError, CrsearchError
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.keys import Keys, require_keys_beyond_loopback
 from crsearch.serve.protocol import uvicorn_options
@@ -54,11 +55,12 @@ def serve(run: Path, config: ServeConfig, announce: Callable[[str], None] = lamb
         if service.failure is not None:
             raise service.failure
         return
-    from uvicorn.supervisors import Multiprocess
+    from crsearch.serve.workers import Workers
 
     os.environ[RUN], os.environ[CONFIG] = str(run.resolve()), config.model_dump_json()
     many = _uvicorn_config("crsearch.serve.server:app_of_environment", config, factory=True, workers=config.workers)
-    Multiprocess(many, [bound]).run()
+    with tempfile.TemporaryDirectory() as folder:
+        Workers(many, [bound], Path(folder)).serve()
 
 
 def make_app(run: Path, config: ServeConfig) -> Any:
@@ -78,8 +80,16 @@ def make_app(run: Path, config: ServeConfig) -> Any:
 
 
 def app_of_environment() -> Any:
-    """The application in a worker process."""
-    return make_app(Path(os.environ[RUN]), ServeConfig.model_validate_json(os.environ[CONFIG]))
+    """The application in a worker process, which tells the supervisor why it cannot start."""
+    from crsearch.serve.workers import tell
+
+    try:
+        app = make_app(Path(os.environ[RUN]), ServeConfig.model_validate_json(os.environ[CONFIG]))
+    except CrsearchError as e:
+        tell(e)
+        raise SystemExit(1) from e
+    app.state.service.announce = tell
+    return app
 
 
 def _bind(config: ServeConfig) -> socket.socket:

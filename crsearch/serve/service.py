@@ -119,6 +119,8 @@ class SearchService:
         self.is_ready = self.is_draining = False
         self.failure: BaseException | None = None
         """Why it could not start."""
+        self.announce: Callable[[BaseException | None], None] = lambda failure: None
+        """Told of the end of the start."""
         self.last_error = ""
         """Why the newest catalogue version was refused; "" = it was not."""
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="crsearch-pool")
@@ -159,6 +161,8 @@ class SearchService:
     def started(self, task: "asyncio.Task[None]") -> None:
         """Told of the end of ``start``; where that failed, ``failure`` says why and the process is asked to end."""
         self.failure = None if task.cancelled() else task.exception()
+        if not task.cancelled():
+            self.announce(self.failure)
         if self.failure is not None:
             signal.raise_signal(signal.SIGTERM)
 

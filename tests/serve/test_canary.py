@@ -29,7 +29,7 @@ def broken_for(service, name: str) -> list[str]:
 
 
 async def until(is_so) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < end
         await asyncio.sleep(0.02)
@@ -73,6 +73,7 @@ def test_a_version_in_which_nothing_is_found_is_refused_and_the_one_before_serve
 def test_a_version_of_another_process_is_tried_once_and_its_pointer_goes_back(serving, run_folder):
     async def work(service):
         tries = broken_for(service, "v000002")
+        await asyncio.to_thread(service.store.warm)  # both would make the encoder under the name of one process
         await asyncio.to_thread(CatalogueStore(run_folder).add, [NEW])
         await until(lambda: swaps(service, "canary") == 1.0)
         await until(lambda: service.store.current() == "v000001")
@@ -91,11 +92,11 @@ def test_a_start_on_a_version_in_which_nothing_is_found_goes_back_one(serving, r
         first = service.index.name
         broken_for(service, "v000002")  # the trial of the start is still to come
         await until(lambda: service.index.name == "v000001")
-        await until(lambda: service.store.current() == "v000001")
-        return first, service.last_error
+        await until(lambda: service.last_error != "")
+        return first, service.last_error, service.store.current()
 
-    first, error = serving(work)
-    assert first == "v000002" and "v000002" in error
+    first, error, current = serving(work)
+    assert (first, current) == ("v000002", "v000001") and "v000002" in error
 
 
 def test_searches_are_answered_while_a_version_is_tried(serving):
