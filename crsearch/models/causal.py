@@ -55,12 +55,12 @@ def load_folder(path: Path | str) -> tuple[Any, Any]:
     """(model, tokenizer) of a Hugging Face folder: local files, safetensors, no code of the folder.
 
     Raises:
-        ModelError: no such folder, a pickle, a model that needs its own code, broken files.
+        ModelError: no such folder, a pickle, a model that needs its own code, an encoder-decoder, broken files.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(path)
-    config = checked_config(folder)
+    config = causal_config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         with without_bars():
@@ -96,6 +96,21 @@ def checked_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}/config.json: not valid JSON: {e}. Copy or download the folder again") from e
     if "auto_map" in config:
         raise ModelError(f"{folder}: the model needs code of its own, which is never run: use a model of transformers")
+    return config
+
+
+def causal_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder that holds a causal model, as far as it says.
+
+    Raises:
+        ModelError: an encoder-decoder; see ``checked_config``.
+    """
+    config = checked_config(folder)
+    if config.get("is_encoder_decoder"):
+        raise ModelError(
+            f"{folder}: {config.get('model_type')} is an encoder-decoder, and a run trains causal models: give the "
+            "folder of one, e.g. of Qwen3-0.6B (crsearch.decode.beam_search decodes encoder-decoders)"
+        )
     return config
 
 

@@ -39,7 +39,7 @@ def refuse_impossible(settings: Settings, records: Path | None) -> None:
 
     Raises:
         ConfigError: the analyst of a simulated shop is asked for, but the records are not simulated.
-        ModelError: ``model.path`` is no folder that may be loaded.
+        ModelError: ``model.path`` is no folder that may be loaded, or not one of a causal model.
     """
     if settings.distill.teacher == "analyst" and records is not None and not (records / TRUTH).exists():
         raise ConfigError(
@@ -47,9 +47,9 @@ def refuse_impossible(settings: Settings, records: Path | None) -> None:
             'set distill.teacher = "template", or "openai" with distill.url'
         )
     if settings.model.path is not None:
-        from crsearch.models.causal import checked_config
+        from crsearch.models.causal import causal_config
 
-        checked_config(Path(settings.model.path))
+        causal_config(Path(settings.model.path))
 
 
 def refuse_other_run(run: RunDirectory, facts: Mapping[str, Any], records: Path | None) -> None:

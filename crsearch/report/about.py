@@ -97,7 +97,7 @@ def semantic_ids(found: Found) -> Section:
     text = (
         f"{quality['items']:,} items fall into {quality['buckets']:,} combinations of codes; "
         f"{percent(quality['uniquely_identified_rate'])} of the items are alone in theirs, {quality['collisions']:,} "
-        f"need a deduplication code above 0, and the largest combination holds {quality['largest_bucket']:,} items. "
+        f"need a deduplication code above 0, and {quality['largest_bucket']:,} share the largest combination. "
         "Perplexity = exp(entropy in nats): the number of codes that would be used this evenly. "
         "The error is the mean squared distance between an embedding and the sum of its centroids up to that layer; "
         "the last column divides it by the mean squared distance of the embeddings to their mean."

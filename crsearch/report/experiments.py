@@ -48,7 +48,7 @@ def page_of(folder: Path, results: Mapping[str, Json]) -> Page:
 
 def _conditions(name: str, found: Json) -> str:
     if "seeds" not in found:
-        return f"{name}: from {len(found)} starts."
+        return f"{name}: from {len(found)} {'start' if len(found) == 1 else 'starts'}."
     seeds = len(found["seeds"])
     said = "one seed, so nothing is known of the spread between training runs" if seeds == 1 else f"{seeds} seeds"
     preset = f"preset {found['preset']}, " if "preset" in found else ""

@@ -16,6 +16,7 @@ from crsearch.records.simulator.stated import FieldName, Lexicon, stated_fields
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item
 from crsearch.runs import Json, RunDirectory, read_lines
+from crsearch.train.template import TemplateReader
 
 if TYPE_CHECKING:
     import polars as pl
@@ -158,9 +159,24 @@ class Found:
     def _lexicon(self) -> Lexicon:
         return Lexicon.from_catalogue(self.dataset.catalogue)
 
+    @cached_property
+    def _template(self) -> TemplateReader:
+        return TemplateReader(self.dataset.catalogue)
+
     def stated(self, thoughts: Mapping[str, str]) -> dict[str, dict[FieldName, str | None]]:
-        """search_id -> what a thought states of the wanted item; see ``stated_fields``."""
-        return {search_id: stated_fields(thought, self._lexicon) for search_id, thought in thoughts.items()}
+        """search_id -> what a thought states of the wanted item: in the template's form, else in any words."""
+        return {search_id: self._stated(thought) for search_id, thought in thoughts.items()}
+
+    def _stated(self, thought: str) -> dict[FieldName, str | None]:
+        said = self._template.read(thought)
+        if said is None:
+            return stated_fields(thought, self._lexicon)
+        return {"category": said.category, "brand": said.brand, "price": None, "style": None}
+
+    def quoted(self, thought: str) -> str | None:
+        """Earlier choices that a thought in the template's form quotes, as written; none where it quotes none."""
+        said = self._template.read(thought)
+        return None if said is None else said.evidence
 
     def json(self, *parts: str) -> Any:
         """Content of a JSON file of the run; none where it is not there."""

@@ -117,7 +117,8 @@ def _kind_of_thought(stated: Stated, chosen: Stated) -> str:
     """A brand that the catalogue does not know for the item cannot be wrong."""
     if stated["category"] != chosen["category"]:
         return _TRUTH[2]
-    return _TRUTH[0] if chosen["brand"] in (None, stated["brand"]) else _TRUTH[1]
+    brand, own = stated["brand"] or "", chosen["brand"]
+    return _TRUTH[0] if own is None or own.casefold() == brand.casefold() else _TRUTH[1]
 
 
 def _by_truth(found: Found, rest: list[str]) -> Table | None:

@@ -4,16 +4,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from crsearch.encoders.words import SPLITS
 from crsearch.records.simulator.stated import FIELDS, FieldName
 from crsearch.records.types import Context, Item
 from crsearch.report.found import Found
-from crsearch.report.parts import NONE, Cell, Prose, Section, Table
+from crsearch.report.parts import NONE, Cell, Part, Prose, Section, Table
 from crsearch.report.values import count, percent, plain
 
 Stated = Mapping[FieldName, str | None]
 """What a thought states of the wanted item; none = it does not say."""
+
+QUOTES = "quotes"
+"""Stands for the earlier choices that a thought in the template's form quotes."""
 
 RUN = 3
 """Words of a run that counts as repeated when it stands in a thought twice."""
@@ -63,9 +67,10 @@ class Quality:
         lengths: words of each, ascending.
         repeated: share of runs of three words that stand in the same thought before, mean over thoughts.
         shared: share of thoughts that stand word for word at another query too.
-        agree: field -> share of the thoughts which state it that state what the first listed item has; empty without
-            lists.
-        nowhere: field -> share of the thoughts which state it that state words found nowhere in the context.
+        agree: field -> share of the thoughts which state it that state what the first listed item has, where the
+            catalogue knows that; empty without lists.
+        nowhere: field, or ``quotes`` -> share of the thoughts which state it that state words found nowhere in the
+            context.
     """
 
     thoughts: int
@@ -73,7 +78,7 @@ class Quality:
     repeated: float
     shared: float
     agree: Mapping[FieldName, float]
-    nowhere: Mapping[FieldName, float]
+    nowhere: Mapping[str, float]
 
 
 def measure(found: Found, thoughts: Mapping[str, str], first: Mapping[str, str]) -> Quality:
@@ -89,7 +94,7 @@ def measure(found: Found, thoughts: Mapping[str, str], first: Mapping[str, str])
     stated = found.stated(thoughts)
     times = Counter(map(tuple, words.values()))
     agree: dict[FieldName, list[bool]] = {f: [] for f in FIELDS}
-    nowhere: dict[FieldName, list[bool]] = {f: [] for f in FIELDS}
+    nowhere: dict[str, list[bool]] = {f: [] for f in (*FIELDS, QUOTES)}
     for search_id, own in stated.items():
         context = found.dataset.context(search_id, found.settings.context.max_events)
         known = {word for text in _texts(found, context) for word in split(text)}
@@ -97,8 +102,10 @@ def measure(found: Found, thoughts: Mapping[str, str], first: Mapping[str, str])
         for field, value in own.items():
             if value is not None:
                 nowhere[field].append(not known.issuperset(split(value)))
-                if listed is not None:
-                    agree[field].append(value == listed[field])
+                if listed is not None and (there := listed[field]) is not None:
+                    agree[field].append(value.casefold() == there.casefold())
+        if quoted := found.quoted(thoughts[search_id]):
+            nowhere[QUOTES].append(not known.issuperset(split(quoted)))
     return Quality(
         thoughts=len(thoughts),
         lengths=tuple(sorted(map(len, words.values()))),
@@ -116,6 +123,7 @@ def quality(found: Found) -> Section:
     if not measured:
         return Section("quality", title, [Prose("The run holds no thoughts.")])
     fields = [f for f in FIELDS if any(f in q.nowhere for q in measured.values())]
+    said = [*fields, *([QUOTES] if any(QUOTES in q.nowhere for q in measured.values()) else ())]
     final = found.results.get("final_stage")
     marked = frozenset(i for i, name in enumerate(measured) if name == final)
     form = Table(
@@ -131,29 +139,30 @@ def quality(found: Found) -> Section:
         ],
         marked=marked,
     )  # fmt: skip
-    if not fields:
+    if not said:
         return Section("quality", title, [form, Prose("The thoughts name no category or brand of the catalogue.")])
     content = Table(
         caption="Of the thoughts that state a field: agrees = the item listed first has that value; not in context = "
         "words of the value stand in no query, place or profile of the context, and in no title or field of its items.",
-        header=("stage", *(f"{f}, agrees" for f in fields), *(f"{f}, not in context" for f in fields)),
+        header=("stage", *(f"{f}, agrees" for f in fields), *(f"{f}, not in context" for f in said)),
         rows=[
-            (Cell(name), *(_share(q.agree, f) for f in fields), *(_share(q.nowhere, f) for f in fields))
+            (Cell(name), *(_share(q.agree, f) for f in fields), *(_share(q.nowhere, f) for f in said))
             for name, q in measured.items()
         ],
         marked=marked,
     )
     text = (
-        "A field counts as stated where the thought names a value of the catalogue: after “Item:” if it says so, else "
-        "the first category and the last of the other fields. Agreement asks whether the ranking follows the thought, "
-        "not whether the thought is right. A value that is not in the context is not always wrong: a style may follow "
-        "from season and place, a brand may be the favourite of such users; a brand named for one user alone should "
+        "A field counts as stated where the thought names a value of the catalogue: after “wanted item:” or “Item:” if "
+        "it says so, else the first category and the last of the other fields. Quotes are earlier choices that it says "
+        "it goes by. Agreement asks whether the ranking follows the thought, not whether the thought is right. A value "
+        "that is not in the context is not always wrong: a style may follow from season and place, a brand may be the "
+        "favourite of such users; a brand named for one user alone, and a quote, should "
         "have come from somewhere."
     )
     return Section("quality", title, [Prose(text), form, content])
 
 
-def _share(shares: Mapping[FieldName, float], field: FieldName) -> Cell:
+def _share(shares: Mapping[Any, float], field: str) -> Cell:
     return Cell(percent(shares[field])) if field in shares else NONE
 
 
@@ -177,11 +186,12 @@ def statements(found: Found) -> Section:
     measured: Mapping[str, Mapping[str, float]] = found.results.get("thoughts", {})
     if not measured:
         text = (
-            "What a thought should state is known for a simulated shop only, so this is not measured here."
+            "What the context supports is known for a simulated shop only. What the user then chose is known here too, "
+            "but no one can know it from the context with certainty."
             if not found.simulated
             else "The run holds no measured thoughts."
         )
-        return Section("statements", title, [Prose(text)])
+        return Section("statements", title, [Prose(text), *_of_the_chosen(found)])
     rows = [
         (
             Cell(name.removeprefix("stage.")),
@@ -206,6 +216,32 @@ def statements(found: Found) -> Section:
         rows=rows,
     )
     return Section("statements", title, [Prose(text), table])
+
+
+def _of_the_chosen(found: Found) -> list[Part]:
+    """How often the thoughts of each stage state a field of the item that the user chose, where it has the field."""
+    rows = []
+    for stage in found.thinking:
+        system = f"stage.{stage['name']}"
+        thoughts, evaluation = found.thoughts(system), found.evaluation(system)
+        if not thoughts or evaluation is None:
+            continue
+        right: dict[FieldName, list[bool]] = {f: [] for f in FIELDS}
+        for search_id, own in found.stated(thoughts).items():
+            for field, value in fields_of(found.item(evaluation.targets[search_id])).items():
+                if value is not None:
+                    right[field].append((own[field] or "").casefold() == value.casefold())
+        rows.append((stage["name"], {field: sum(own) / len(own) for field, own in right.items() if own}))
+    fields = [f for f in FIELDS if any(f in shares for _, shares in rows)]
+    if not fields:
+        return [Prose("The run holds no measured thoughts.")]
+    return [
+        Table(
+            caption="Share of test thoughts that state the value of the item that the user chose, where it has one.",
+            header=("stage", *(f"{f}, true" for f in fields)),
+            rows=[(Cell(name), *(_share(shares, f) for f in fields)) for name, shares in rows],
+        )
+    ]
 
 
 def _place(found: Found, stage: str) -> int:

@@ -261,8 +261,7 @@ class TemplateTeacher:
     def _write(self, found: Inference) -> str:
         """The longest version that fits."""
         frame = self._frame
-        levels = found.kind[1:] if len(found.kind) > 2 else found.kind
-        kind = clip_words(" ".join(plain(level) for level in levels), _KIND_WORDS)
+        kind = _kind_text(found.kind)
         brand = clip_words(found.brand, _BRAND_WORDS) if found.brand else ""
         quotes = [q for i in found.evidence if (q := _quote(i))]
         text = ""
@@ -277,6 +276,62 @@ class TemplateTeacher:
             if len(words_of(text)) <= self._max_words:
                 return text
         return clip_words(text, self._max_words)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What a thought in the template's form says."""
+
+    category: str | None = None
+    """Last level of the wanted kind, where the catalogue has the kind."""
+    brand: str | None = None
+    """The wanted brand as the catalogue spells it."""
+    evidence: str | None = None
+    """The quoted choices, as written."""
+
+
+class TemplateReader:
+    """Reads back thoughts in the form of ``TemplateTeacher``, those too that a model wrote after it.
+
+    >>> item = Item(item_id="a", title="", brand="OPI", category=("Beauty", "Makeup", "Nails"))
+    >>> TemplateReader([item]).read("intent: Makeup Nails; evidence: chose Top Coat; wanted item: Makeup Nails, OPI")
+    Reading(category='Nails', brand='OPI', evidence='Top Coat')
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        """
+        Args:
+            items: the catalogue.
+        """
+        self._kinds: dict[tuple[str, ...], str] = {}
+        self._brands: dict[tuple[str, ...], str] = {}
+        for item in items:
+            for depth in range(len(item.category), 0, -1):
+                path = item.category[:depth]
+                self._kinds.setdefault(tuple(words_of(_kind_text(path))), path[-1])
+            if item.brand:
+                self._brands.setdefault(tuple(words_of(clip_words(plain(item.brand), _BRAND_WORDS))), item.brand)
+
+    def read(self, thought: str) -> Reading | None:
+        """What a thought says; none where it says nothing of a wanted item in the template's words."""
+        for frame in _FRAMES.values():
+            _, marker, wanted = thought.rpartition(frame.wanted.format(""))
+            if marker:
+                words = tuple(words_of(wanted))
+                ends = next((n for n in range(len(words), 0, -1) if words[:n] in self._kinds), 0)
+                quoted = thought.partition(frame.evidence.format(""))[2].partition(frame.stop)[0]
+                return Reading(
+                    category=self._kinds.get(words[:ends]),
+                    brand=self._brands.get(words[ends:]) or self._brands.get(words),
+                    evidence=quoted or None,
+                )
+        return None
+
+
+def _kind_text(path: Sequence[str]) -> str:
+    """A category path in words; its root is left out of one that is deep."""
+    levels = path[1:] if len(path) > 2 else path
+    return clip_words(" ".join(plain(level) for level in levels), _KIND_WORDS)
 
 
 def _most_supporting(

@@ -130,6 +130,8 @@ def test_unusable_folders_say_why(tmp_path: Path) -> None:
     refused(r"model\.pt, a pickle, which is never loaded")
     (tmp_path / "model.safetensors").write_bytes(b"rubbish")
     refused("cannot load this qwen3 model")
+    (tmp_path / "config.json").write_text('{"model_type": "mt5", "is_encoder_decoder": true}')
+    refused(r"mt5 is an encoder-decoder, and a run trains causal models.*crsearch\.decode\.beam_search")
     (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoModelForCausalLM": "x.Y"}}')
     refused("needs code of its own")
     (tmp_path / "config.json").write_text("{")

@@ -454,7 +454,9 @@ def test_a_run_on_imported_data_says_so_and_has_no_ceiling(copied: Copy) -> None
     write_report(folder)
     text = markdown(folder)
     assert "The data were imported from data/mine." in text
-    assert "known for a simulated shop only" in text
+    stated = section(text, "What the thoughts state")
+    assert "known for a simulated shop only" in stated
+    assert tables(stated)[0][0][:3] == ["stage", "category, true", "brand, true"]
     assert "ceiling" not in text
 
 

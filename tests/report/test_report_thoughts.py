@@ -60,6 +60,25 @@ def test_a_value_is_nowhere_unless_the_context_holds_it(finished: Path) -> None:
     assert measure(found, unseen, {}).nowhere == {"brand": 1.0}
 
 
+def test_quotes_of_the_template_are_looked_up_in_the_context(finished: Path) -> None:
+    found = Found.read(finished)
+    thoughts, first = {}, first_items(found, "crs")
+    for search_id, item_id in first.items():
+        history = found.dataset.context(search_id, found.settings.context.max_events).history
+        chosen = [item for search in history for i in search.chosen if (item := found.item(i)) is not None]
+        item = found.item(item_id)
+        assert item is not None
+        if chosen:
+            kind = f"{' '.join(item.category)}, {item.brand}"
+            thoughts[search_id] = f"intent: x; evidence: chose {chosen[0].title}; wanted item: {kind}"
+    quality = measure(found, thoughts, first)
+    assert len(thoughts) > 3
+    assert quality.agree == {"category": 1.0, "brand": 1.0}
+    assert quality.nowhere["quotes"] == 0.0
+    invented = {s: t.replace("evidence: chose", "evidence: chose Nobody's") for s, t in thoughts.items()}
+    assert measure(found, invented, {}).nowhere["quotes"] == 1.0
+
+
 def test_length_and_repetition_are_those_of_the_words(finished: Path) -> None:
     found = Found.read(finished)
     a, b, c = list(first_items(found, "crs"))[:3]

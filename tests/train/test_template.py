@@ -12,7 +12,7 @@ from crsearch.records.simulator import simulate
 from crsearch.records.types import Example, Item, Search
 from crsearch.train.habits import Habits
 from crsearch.train.teacher import leak_filter
-from crsearch.train.template import TemplateTeacher
+from crsearch.train.template import TemplateReader, TemplateTeacher
 from crsearch.train.words import words_of
 
 
@@ -185,6 +185,33 @@ def test_thoughts_are_short_and_of_one_line_and_pass_the_filter(query, title, br
         assert len(words_of(trace.thought)) <= 60
         assert trace.thought == " ".join(trace.thought.split())
         assert "<" not in trace.thought
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_is_written_is_read_back(language):
+    e = example(HEM, "B05", "B03", "B02")
+    teacher = TemplateTeacher(SHOP.values(), OTHERS, language=language)
+    meant, said = teacher.infer(e.context), TemplateReader(SHOP.values()).read(thought(e, language=language))
+    assert said is not None
+    assert (said.category, said.brand) == (meant.kind[-1], meant.brand)
+    assert said.evidence is not None
+    assert set(words_of(said.evidence)) <= {w for i in meant.evidence for w in words_of(i.title)}
+
+
+@pytest.mark.parametrize(
+    ("text", "category", "brand"),
+    [
+        ("wanted item: Makeup Nails Nail Polish, NOBODY", "Nail Polish", None),
+        ("wanted item: makeup nails, opi", "Nails", "OPI"),
+        ("wanted item: nothing known", None, None),
+        ("wanted item: Essie; wanted item: OPI", None, "OPI"),
+        ("wanted item:", None, None),
+    ],
+)
+def test_what_a_model_writes_wrong_is_not_known(text, category, brand):
+    said = TemplateReader(SHOP.values()).read(text + " ")
+    assert said is not None and (said.category, said.brand, said.evidence) == (category, brand, None)
+    assert TemplateReader(SHOP.values()).read("I want a polish of OPI") is None
 
 
 def test_the_template_works_on_the_simulated_shop():
