@@ -885,7 +885,7 @@ BEAUTY_SEQUENTIAL: Nested = merge(
         "evaluate": {
             "searchers": [
                 "crs", "crs-direct", "crs-no-thought", "latent-r3", "tiger", "dense-history", "popularity",
-                "popularity-in-query-brand",
+                "popularity-in-query-brand", "item-knn",
             ],
         },
     },

@@ -241,6 +241,12 @@ def _popularity_in_query(space: Workspace, name: str, stage: str, brand_bonus: f
     return PopularityInQuerySearcher(space.dataset.catalogue, training_counts(space.dataset), brand_bonus=brand_bonus)
 
 
+def _item_knn(space: Workspace, name: str, stage: str) -> Searcher:
+    from crsearch.searchers.neighbours import ItemNeighbourSearcher
+
+    return ItemNeighbourSearcher(space.dataset.catalogue, space.dataset)
+
+
 def _lexical_depends(settings: Settings) -> object:
     return settings.lexical.model_dump()
 
@@ -314,6 +320,7 @@ SYSTEMS: Mapping[str, System] = {
     "popularity-in-query-brand": System(
         what="the same, brands the user chose before first", build=partial(_popularity_in_query, brand_bonus=3.0)
     ),
+    "item-knn": System(what="extra: most chosen beside the items of the history; no query", build=_item_knn),
 }
 """Every system, in the order in which tables name them."""
 

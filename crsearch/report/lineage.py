@@ -32,7 +32,7 @@ READS: Mapping[str, str] = {
     **dict.fromkeys(("bm25", "bm25-tuned", "tfidf", "popularity-in-query"), _QUERY),
     "hybrid": f"{_QUERY}, last searches",
     "latent-r3": _CONTEXT,
-    "tiger": "items chosen before",
+    **dict.fromkeys(("tiger", "item-knn"), "items chosen before"),
     "popularity": "nothing",
     "popularity-in-query-brand": f"{_QUERY}, brands chosen before",
 }
