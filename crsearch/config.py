@@ -619,7 +619,7 @@ class EvaluateConfig(Section):
     exclude_history: bool = False
     """Items chosen before are not ranked, by any system."""
     max_users: int | None = Field(default=None, ge=1)
-    """Test users at most (a fixed hash order); none = all."""
+    """Test queries at most, the first by user id; none = all."""
     cut_tokens: int = Field(default=8, ge=1)
     """Tokens after which the thought of ``crs-cut-thought`` is closed by force, if it is not closed before."""
 
