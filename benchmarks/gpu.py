@@ -1,16 +1,20 @@
-"""Constrained beam search on a GPU: Qwen3-0.6B's architecture with random weights, ours against Hugging Face.
+"""Constrained beam search on a GPU: Qwen3-0.6B's architecture with random weights, ours against other engines.
 
     python benchmarks/gpu.py [--out gpu.json] [--runs 7] [--tiny]
 
 Times are wall clock with the device synchronised, medians, both sides in turns on fresh prompts. Before anything is
 timed, ranked lists of both must be identical in float32. Timing is in bfloat16, where near ties fall either way with
 any change of the order of sums; there the share of equal items is printed beside the ratio. HF gets the largest batch,
-up to ours, that fits into memory. ``--tiny`` runs the whole script in seconds on a CPU, with a toy model in float32.
+up to ours, that fits into memory. Ours runs with CUDA graphs and without. vLLM and SGLang (``benchmarks/engines.py``)
+are timed where they are installed; they do not constrain, so the share of their beams that are items stands beside.
+``--tiny`` runs the whole script in seconds on a CPU, with a toy model in float32.
 """
 
 import argparse
+import importlib
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,15 +81,15 @@ def clock(device: torch.device) -> Callable[[], float]:
 
 
 def check(model: Any, trie: Trie, usual: HuggingFace, sizes: GpuSizes) -> None:
-    """Compare the lists of a float32 model.
+    """Compare the lists of a float32 model, twice: on a GPU the second search of a shape is a replay.
 
     Raises:
         ResultsDiffer: they are not identical.
     """
     usual.model = model
     for length, width in sizes.checked:
-        prompts = toy_prompts(1, length, 8, length, width)
-        if not same_lists(beam_search(model, prompts, trie, width), usual.search(prompts, width)):
+        drawn = [toy_prompts(1, length, 8, length, width, number) for number in range(2)]
+        if not all(same_lists(beam_search(model, p, trie, width), usual.search(p, width)) for p in drawn):
             raise ResultsDiffer(f"prompt {length}, width {width}, float32: ours and {USUAL} give different lists")
 
 
@@ -113,18 +117,22 @@ def compare(
     def prompts(number: int) -> list[list[int]]:
         return toy_prompts(batch, length, 10, length, width, number)
 
-    def ours(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return beam_search(model, prompts(number), trie, width, batch=batch)
+    def ours(number: int, graphs: bool | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        return beam_search(model, prompts(number), trie, width, batch=batch, graphs=graphs)
 
     def read(number: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         with decoding(model):
             PrefixTree(model, prompts(number), 1, 1)
         return None
 
-    reading = alternate(what, {"read": read}, lambda a, b: True, sizes.runs, now)["read"]
+    def alone(work: Callable[[int], Any]) -> float:
+        return 1e3 * alternate(what, {"alone": work}, lambda a, b: True, sizes.runs, now)["alone"]
+
+    parts = f"{alone(read):.2f} for reading prompts"
+    if model.device.type == "cuda":
+        parts += f"; {alone(lambda r: ours(r, graphs=False)):.2f} without CUDA graphs"
     if not theirs:
-        took = alternate(what, {"ours": ours}, lambda a, b: True, sizes.runs, now)
-        how = f"ours {1e3 * took['ours']:.2f} ms a batch; one prompt of {USUAL} does not fit into memory"
+        how = f"ours {alone(ours):.2f} ms a batch, of it {parts}; one prompt of {USUAL} does not fit into memory"
         return [NotMeasured(key="gpu", what=what, how=how)]
     overlaps: list[float] = []
 
@@ -143,23 +151,65 @@ def compare(
             usual=1e3 * took[USUAL] / theirs,
             unit="ms a query",
             usual_way=USUAL,
-            how=f"{1e3 * took['ours']:.2f} ms a batch, of it {1e3 * reading:.2f} for reading prompts; {USUAL} in "
-            f"batches of {theirs}; {100 * float(np.mean(overlaps)):.0f} % of items equal; median of {sizes.runs}",
+            how=f"{1e3 * took['ours']:.2f} ms a batch, of it {parts}; {USUAL} in batches of {theirs}; "
+            f"{100 * float(np.mean(overlaps)):.0f} % of items equal; median of {sizes.runs}",
         )
     ]
 
 
-def others() -> list[Measured]:
-    """Engines that are not compared, and why."""
+def others(model: Any, trie: Trie, sizes: GpuSizes) -> list[Measured]:
+    """The engines that are installed, in turns with ours; of the others, how to install them."""
+    driven = importlib.import_module("engines")
     found: list[Measured] = []
-    for name in ("vllm", "sglang"):
-        how = (
-            "installed, but this script cannot drive it yet"
-            if installed(name)
-            else f"not installed (pip install {name})"
-        )
-        found.append(NotMeasured(key="gpu", what=f"against {name}", how=how))
+    for name, driver in driven.ENGINES.items():
+        if not installed(name):
+            found.append(NotMeasured(key="gpu", what=f"against {name}", how=f"not installed (pip install {name})"))
+            continue
+        with tempfile.TemporaryDirectory(prefix="crsearch-gpu-") as folder:
+            place = driven.save_folder(model, Path(folder))
+            dtype = str(model.dtype).removeprefix("torch.")
+            try:
+                engine = driver(place, max(sizes.widths), trie.depth, max(sizes.prompts), dtype)
+            except Exception as error:  # of another project, whatever it raises: the table says so and goes on
+                found.append(NotMeasured(key="gpu", what=f"against {name}", how=f"does not start: {error!r}"))
+                continue
+            cases = [(p, w, b) for p in sizes.prompts for w in sizes.widths for b in sizes.batches]
+            found += [against(name, engine, model, trie, *case, sizes) for case in cases]
+            engine.close()
     return found
+
+
+def against(
+    name: str, engine: Any, model: Any, trie: Trie, length: int, width: int, batch: int, sizes: GpuSizes
+) -> Measured:
+    """Milliseconds of a batch of an engine that does not constrain its beams."""
+    what = f"prompt {length}, width {width}, batch {batch}, {len(trie):,} items"
+    items = {tuple(sid) for sid in trie.tokens().tolist()}
+    shares: list[float] = []
+
+    def prompts(number: int) -> list[list[int]]:
+        return toy_prompts(batch, length, 11, length, width, number)
+
+    def theirs(number: int) -> list[list[list[int]]]:
+        found: list[list[list[int]]] = engine.search(prompts(number), width)
+        return found
+
+    def look(_: Any, beams: list[list[list[int]]]) -> bool:
+        shares.extend(float(np.mean([tuple(sid) in items for sid in beam])) for beam in beams)
+        return True
+
+    sides: dict[str, Callable[[int], Any]] = {
+        "ours": lambda r: beam_search(model, prompts(r), trie, width, batch=batch), name: theirs,
+    }  # fmt: skip
+    try:
+        took = alternate(what, sides, look, sizes.runs, clock(model.device))
+    except Exception as error:  # as above
+        return NotMeasured(key="gpu", what=f"{what}, against {name}", how=f"fails: {error!r}")
+    how = f"not constrained: {100 * float(np.mean(shares)):.0f} % of its beams are items; median of {sizes.runs}"
+    return Ratio(
+        key="gpu", what=what, ours=1e3 * took["ours"] / batch, usual=1e3 * took[name] / batch, unit="ms a query",
+        usual_way=name, how=how,
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,7 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for batch in sizes.batches:
                 found += compare(model, trie, usual, length, width, batch, sizes)
                 print("  ".join(found[-1].row()[1:]), flush=True)
-    found += others()
+    rivals = others(model, trie, sizes)
+    for figure in rivals:
+        print("  ".join(figure.row()[1:]), flush=True)
+    found += rivals
     document = {
         "bench": "gpu",
         "machine": {

@@ -55,15 +55,28 @@ class TreeCache:
 
     is_compileable = False
 
-    def __init__(self, lengths_B: Tensor, layers: int, group: int, slots: int) -> None:
-        self.lengths_B, self.layers, self.group, self.slots = lengths_B, layers, group, slots
+    def __init__(self, lengths: Sequence[int], device: torch.device, layers: int, group: int, slots: int) -> None:
+        """An empty cache.
+
+        Args:
+            lengths: tokens of each prompt.
+            device: of the model.
+            layers: of the model.
+            group: branches of each prompt (G).
+            slots: most tokens of a branch, those of all its rows.
+        """
+        self.lengths_B, self.layers = torch.tensor(lengths, dtype=torch.int64, device=device), layers
+        self.group, self.slots = group, slots
         self.prompt: list[Segment] = []
         self.branch: list[Segment] = []
         self.used = self.steps = self.attended = 0
-        self.longest = int(lengths_B.max())
-        padded = torch.arange(self.longest, device=lengths_B.device) >= lengths_B[:, None]
-        self.prompt_bias = _bias(padded)[:, None, None] if bool(padded.any()) else None
+        self.longest = max(lengths)
+        self.prompt_bias = self.bias_of(self.longest) if min(lengths) < self.longest else None
         self.path_bias = torch.empty(0)
+
+    def bias_of(self, longest: int) -> Float[Tensor, "B 1 1 T"]:
+        """What hides the places behind each prompt, of ``longest`` places."""
+        return _bias(torch.arange(longest, device=self.lengths_B.device) >= self.lengths_B[:, None])[:, None, None]
 
     @property
     def reads_prompt(self) -> bool:

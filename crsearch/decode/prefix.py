@@ -122,8 +122,7 @@ class PrefixTree:
         self.model, self.group = model, group
         layers = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
         device = device_of(model)
-        lengths_B = torch.tensor([len(p) - 1 for p in prompts], device=device)
-        self.cache = TreeCache(lengths_B, layers, group, slots)
+        self.cache = TreeCache([len(p) - 1 for p in prompts], device, layers, group, slots)
         if self.cache.reads_prompt:
             texts = [p[:-1] for p in prompts]
             if store is None or is_embedded(texts[0]):

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from crsearch.decode.beam import Masks, Normalise, Prompts, beam_search, best, per_prompt, search
+from crsearch.decode.beam import Masks, Prompts, beam_search, per_prompt
 from crsearch.decode.prefix import PrefixTree, check_prompts, decoding
 from crsearch.decode.store import Owners, PrefixStore, per_owner
 from crsearch.decode.trie import Trie
+from crsearch.decode.walk import Normalise, best, search
 from crsearch.errors import ConfigError, DataError
 
 

@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,22 @@ class Levels:
         """Tokens of an SID (L)."""
         return len(self.token)
 
+    @cached_property
+    def widest(self) -> tuple[int, ...]:
+        """Per level: most children of a node. Known before a search, so that a search need not look at its nodes."""
+        return tuple(int(np.diff(first).max()) for first in self.first)
+
+    @cached_property
+    def live(self) -> tuple[int, ...]:
+        """Per level: nodes with a live item below them."""
+        return tuple(
+            len(token) if m is None else int(m.sum()) for token, m in zip(self.token, self._folded, strict=True)
+        )
+
+    @cached_property
+    def _folded(self) -> tuple[np.ndarray | None, ...]:
+        return (None,) * self.depth if self.alive_N.all() else self.fold(self.alive_N)
+
     def fold(self, allowed_N: Bool[np.ndarray, " N"]) -> tuple[np.ndarray, ...]:
         """Per level: does an allowed item lie below the node? Every node has children, so no slice is empty."""
         masks = [allowed_N[self.row]]
@@ -77,7 +94,7 @@ class Levels:
             def put(a: np.ndarray) -> Tensor:
                 return torch.from_numpy(a).to(device)
 
-            alive = None if self.alive_N.all() else tuple(put(m) for m in self.fold(self.alive_N))
+            alive = tuple(put(m) for m in self._folded if m is not None) or None
             self._on[device] = DeviceLevels(
                 tuple(map(put, self.token)), tuple(map(put, self.first)), put(self.row), alive
             )
@@ -102,6 +119,11 @@ class TrieMask:
     allowed: tuple[np.ndarray, ...]
     """Per level: does an allowed, not removed item lie below the node?"""
     _on: dict[torch.device, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def live(self) -> tuple[int, ...]:
+        """Per level: nodes with an allowed item below them."""
+        return tuple(int(allowed.sum()) for allowed in self.allowed)
 
     def on(self, device: torch.device) -> tuple[Tensor, ...]:
         """The levels as tensors of a device."""

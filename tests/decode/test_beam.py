@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from crsearch.decode import Trie, beam_search
-from crsearch.decode.beam import search
+from crsearch.decode.walk import search
 from crsearch.errors import ConfigError, DataError, ModelError
 
 families = st.sampled_from(["qwen3", "llama"])
