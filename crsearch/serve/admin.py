@@ -5,6 +5,7 @@ Source: details: this project.
 
 import hashlib
 import json
+import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ RECENT = 2_000
 """Answers kept for percentiles."""
 SLOW = 20
 """Slow or empty answers shown."""
+LONGEST_QUERY = 256
+"""Characters of a query that may be shown."""
 MOST_BUCKETS = 300
 
 
@@ -34,19 +37,23 @@ class Served:
     items: int
     timings_ms: Mapping[str, float]
     query: str
-    """Hashed."""
+    """Hashed, unless queries may be logged."""
 
 
 @dataclass
 class Recent:
-    """The newest answers of this process."""
+    """The newest answers of this process; queries are hashed with a secret that is gone with it, unless ``is_open``."""
+
+    is_open: bool = False
 
     answers: deque[Served] = field(default_factory=lambda: deque(maxlen=RECENT))
     began: float = field(default_factory=time.monotonic)
+    _secret: bytes = field(default_factory=lambda: secrets.token_bytes(16))
 
     def add(self, answer: Answer) -> None:
         """Keep what can be shown of an answer."""
-        query = hashlib.sha256(answer.query.encode()).hexdigest()[:10]
+        hashed = hashlib.blake2b(answer.query.encode("utf-8", "replace"), key=self._secret, digest_size=5).hexdigest()
+        query = answer.query[:LONGEST_QUERY] if self.is_open else hashed
         self.answers.append(
             Served(time.monotonic(), answer.served_by, len(answer.items), dict(answer.timings_ms), query)
         )
@@ -65,12 +72,23 @@ class Recent:
         return sum(now - a.at < seconds for a in list(self.answers)) / min(seconds, max(1e-3, now - self.began))
 
     def slow(self) -> list[SlowQuery]:
-        """Slow and empty answers, the newest first."""
+        """Queries with slow and empty answers, the newest first."""
         limit = self.percentiles("total")["p95_ms"] or 0.0
-        found = [a for a in list(self.answers) if not a.items or a.timings_ms.get("total", 0.0) > limit]
+        found: dict[str, list[Served]] = {}
+        for answer in reversed(list(self.answers)):
+            if not answer.items or answer.timings_ms.get("total", 0.0) > limit:
+                found.setdefault(answer.query, []).append(answer)
         return [
-            {"query": a.query, "ms": a.timings_ms.get("total"), "rung": a.rung, "items": a.items}
-            for a in reversed(found[-SLOW:])
+            {
+                "query": query,
+                "is_hashed": not self.is_open,
+                "times": len(answers),
+                "empty": sum(not a.items for a in answers),
+                "ms": max((a.timings_ms["total"] for a in answers if "total" in a.timings_ms), default=None),
+                "rung": answers[0].rung,
+                "items": answers[0].items,
+            }
+            for query, answers in list(found.items())[:SLOW]
         ]
 
 

@@ -292,12 +292,19 @@ class Figures(Percentiles):
 
 @with_config(ANSWERED)
 class SlowQuery(TypedDict):
-    """A slow or empty answer."""
+    """A query with slow or empty answers."""
 
     query: str
-    """Hashed."""
+    """Hashed with a secret of the process, unless queries may be logged."""
+    is_hashed: bool
+    times: int
+    """Slow or empty answers to it."""
+    empty: int
+    """Of them, empty ones."""
     ms: float | None
+    """Of the slowest."""
     rung: str
+    """Of the newest."""
     items: int
 
 
@@ -321,6 +328,73 @@ class Curve(TypedDict):
 
 
 @with_config(ANSWERED)
+class FindingRow(TypedDict):
+    """A request that was not answered as it must be."""
+
+    id: str
+    sent: str
+    """In words."""
+    expected: str
+    got: str
+
+
+@with_config(ANSWERED)
+class SelfTest(TypedDict):
+    """What the hostile corpus found in the server itself."""
+
+    when: str
+    """UTC, ISO 8601."""
+    cases: int
+    """That were sent."""
+    of: int
+    """That there are."""
+    seconds: float
+    wrong: int
+    findings: Sequence[FindingRow]
+    """The first of them."""
+
+
+@with_config(ANSWERED)
+class NeighbourRow(TypedDict):
+    """A run beside the served one."""
+
+    name: str
+    stages: Sequence[str]
+    """Finished ones, in order."""
+    is_finished: bool
+    hr10: float | None
+    ndcg10: float | None
+
+
+@with_config(ANSWERED)
+class Neighbours(TypedDict):
+    """Runs in the folder of the served one, by name."""
+
+    served: str
+    runs: Sequence[NeighbourRow]
+
+
+@with_config(ANSWERED)
+class SettingRow(TypedDict):
+    """A setting that differs."""
+
+    name: str
+    served: str
+    other: str
+
+
+@with_config(ANSWERED)
+class Neighbour(NeighbourRow):
+    """A run beside the served one, to be looked at."""
+
+    curves: Sequence[Curve]
+    settings: Sequence[SettingRow]
+    """Those that differ from the served run's."""
+    command: str
+    """Goes on with it."""
+
+
+@with_config(ANSWERED)
 class Status(TypedDict):
     """All that the admin page shows."""
 
@@ -333,4 +407,6 @@ class Status(TypedDict):
     metrics: Figures
     slow: Sequence[SlowQuery]
     """Newest first."""
+    self_test: SelfTest | None
+    """The last one of this process."""
     curves: Sequence[Curve]

@@ -22,8 +22,11 @@ from crsearch.serve.answers import (
     InUse,
     ItemFound,
     Kept,
+    Neighbour,
+    Neighbours,
     Piece,
     Readiness,
+    SelfTest,
     Status,
     Suggestions,
     Systems,
@@ -37,6 +40,7 @@ from crsearch.serve.contract import (
     ItemsChange,
     ItemsRemoval,
     Judgement,
+    Nothing,
     Persona,
     Rollback,
     SearchRequest,
@@ -235,6 +239,31 @@ def search_router(service: SearchService, config: ServeConfig) -> APIRouter:
     async def status() -> Status:
         """Catalogue versions, rungs, costs and counts."""
         return await service.admin()
+
+    @router.get("/v1/admin/runs")
+    @needs("admin")
+    @gives()
+    async def runs() -> Neighbours:
+        """Runs in the folder of the served one."""
+        return await service.runs()
+
+    @router.get("/v1/admin/runs/{name}")
+    @needs("admin")
+    @gives()
+    async def run(name: str) -> Neighbour:
+        """A run beside the served one: curves, settings that differ, how to go on."""
+        return _there(await service.beside(clean_id(name, "name")), "there is no such run beside the served one")
+
+    @router.post("/v1/admin/self-test", openapi_extra=_takes(Nothing))
+    @needs("admin")
+    @gives(refuses=("conflict",))
+    async def self_test(request: Request) -> SelfTest:
+        """Send the hostile corpus to this server itself, half a minute at most; one at a time."""
+        await body(request, Nothing)
+        host, port = request.scope.get("server") or ("", None)
+        if port is None:
+            raise Problem("conflict", "the server is not reached by a port", hint="use crsearch doctor")
+        return await service.self_tests.run((host, port))
 
     @router.post("/v1/admin/catalogue/rollback", openapi_extra=_takes(Rollback))
     @needs("admin")

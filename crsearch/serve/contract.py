@@ -136,6 +136,10 @@ class Rollback(Strict):
     """None = the one that the present one was made from."""
 
 
+class Nothing(Strict):
+    """An order without anything to say; its body is ``{}``."""
+
+
 class Forget(Strict):
     """A user to forget."""
 

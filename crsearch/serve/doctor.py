@@ -109,6 +109,27 @@ async def examine_cases(send: Send, cases: Sequence[Case], *, at_once: int = 4) 
     return findings
 
 
+async def examine_some(
+    send: Send, cases: Sequence[Case], *, until: float, at_once: int = 4
+) -> tuple[int, list[Finding]]:
+    """Send cases in their order while there is time; how many were sent, and what was found.
+
+    Args:
+        until: when no further one is begun, by the monotonic clock.
+    """
+    left, sent = iter(cases), 0
+    findings: list[Finding] = []
+
+    async def some() -> None:
+        nonlocal sent
+        while time.monotonic() < until and (case := next(left, None)) is not None:
+            sent += 1
+            findings.extend(await _one(send, case, case.id))
+
+    await asyncio.gather(*(some() for _ in range(at_once)))
+    return sent, findings
+
+
 async def _examine(line: "Line", cases: list[Case]) -> Examination:
     begin = time.monotonic()
     is_keyed = await _first_words(line)

@@ -101,6 +101,14 @@ class PageService(Protocol):
         """What the admin page shows: ``answers.Status``; what is not known is left out or None, and shown as "–"."""
         ...
 
+    async def runs(self) -> Mapping[str, Any]:
+        """Runs beside the served one: ``answers.Neighbours``."""
+        ...
+
+    async def beside(self, name: str) -> Mapping[str, Any] | None:
+        """One of them: ``answers.Neighbour``; none = there is no such run."""
+        ...
+
 
 # -- the routes -------------------------------------------------------------------------------------------------------
 def pages_router(service: PageService, config: ServeConfig) -> APIRouter:
@@ -136,7 +144,11 @@ def pages_router(service: PageService, config: ServeConfig) -> APIRouter:
         view = View.of(request, config)
         if not may(request, "admin"):
             return _locked(view)
-        return _page(view, "admin.html.jinja", **admin_view(await service.admin()))
+        name = request.query_params.get("run")
+        known, runs, run = await asyncio.gather(
+            service.admin(), service.runs(), service.beside(name) if name else _nothing()
+        )
+        return _page(view, "admin.html.jinja", **admin_view(known), **runs_view(runs, name, run))
 
     @router.api_route("/static/{name}", methods=["GET", "HEAD"])
     @needs("page")
@@ -323,7 +335,9 @@ async def _searched(
             view.headers["Retry-After"] = str(problem.retry_after)
         words = {"too_many_requests": "fault_busy", "not_ready": "fault_down", "internal": "fault_internal"}
         said = view.words[words[problem.code]] if problem.code in words else problem.message
-        return None, {"text": said, "more": problem.hint}
+        if problem.retry_after is None:
+            return None, {"text": said, "more": problem.hint}
+        return None, {"text": said, "more": fill(view.words["wait_s"], s=problem.retry_after)}  # true at any time
     except Exception as error:
         if not view.wants_html:
             raise
@@ -514,11 +528,29 @@ def admin_view(known: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": dict.fromkeys(FIGURES)
         | metrics
         | {"parts": {name: {"p50_ms": None, "p99_ms": None, **times} for name, times in metrics["parts"].items()}},
-        "slow": _rows(known.get("slow"), ("query", "ms", "rung", "items")),
+        "slow": _rows(known.get("slow"), ("query", "is_hashed", "times", "empty", "ms", "rung", "items")),
+        "self_test": known.get("self_test"),
         "curves": [made for drawn in known.get("curves", ()) if (made := charts.chart(drawn)) is not None],
         "plot": charts,
         "most_buckets": MOST_BUCKETS,
         "rung_names": {rung.value for rung in Rung},
+    }
+
+
+def runs_view(runs: Mapping[str, Any], name: str | None, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The runs beside the served one, and the one of them that is looked at.
+
+    Args:
+        runs: all of them.
+        name: that was asked for; none = none was.
+        run: what is known of it.
+    """
+    drawn = () if run is None else run["curves"]
+    return {
+        "runs": runs,
+        "run_missing": bool(name) and run is None,
+        "run": run,
+        "run_curves": [made for curve in drawn if (made := charts.chart(curve)) is not None],
     }
 
 

@@ -26,7 +26,7 @@ from crsearch.pipeline.workspace import Workspace, device
 from crsearch.records.types import Context, Item, RankedList
 from crsearch.runs import RunDirectory, digest, silent
 from crsearch.serve.admin import Recent, curves, cuts_pay, rung_rows, tree_load
-from crsearch.serve.answers import Facets, Health, ItemFound, Status, VersionRow
+from crsearch.serve.answers import Facets, Health, ItemFound, Neighbour, Neighbours, Status, VersionRow
 from crsearch.serve.canary import CanaryError, Verdict, Verdicts, judge, trial_contexts
 from crsearch.serve.catalogue import About, CatalogueStore, Version
 from crsearch.serve.config import ServeConfig
@@ -47,8 +47,10 @@ from crsearch.serve.feedback import FeedbackStore, UnknownRequest, feedback_file
 from crsearch.serve.index import RUNG_SYSTEMS, Allowed, Index
 from crsearch.serve.ladder import AROUND_MS, MARGIN, Measured
 from crsearch.serve.metrics import Metrics
+from crsearch.serve.neighbours import neighbour, neighbours
 from crsearch.serve.problems import Problem
 from crsearch.serve.security import log_broken
+from crsearch.serve.selftest import SelfTests
 from crsearch.serve.text import clean_query
 from crsearch.serve.thoughts import ThoughtCache
 
@@ -99,7 +101,8 @@ class SearchService:
         self.index = self._index(self.store.load() if writes else self.store.glance())
         self.feedback = FeedbackStore(feedback_file(run)) if writes else None
         self.cache = ThoughtCache(config.thoughts)
-        self.metrics, self.recent = Metrics(), Recent()
+        self.metrics, self.recent = Metrics(), Recent(is_open=config.log_queries)
+        self.self_tests = SelfTests(config.keys)
         limit = settings.decode.think_tokens if config.think_tokens is None else config.think_tokens
         self.prefixes = PrefixStore(config.prefix_mib << 20) if config.prefix_mib else None
         self.engine = Engine(
@@ -666,8 +669,17 @@ class SearchService:
                 "parts": {part: recent.percentiles(part) for part in ("queue", "prompt", "think", "beam", "hydrate")},
             },
             "slow": recent.slow(),
+            "self_test": self.self_tests.last,
             "curves": curves(self.run / "metrics.jsonl"),
         }
+
+    async def runs(self) -> Neighbours:
+        """Runs beside this one."""
+        return {"served": self.run.resolve().name, "runs": await self._in_pool(lambda: neighbours(self.run))}
+
+    async def beside(self, name: str) -> Neighbour | None:
+        """A run beside this one; none = there is no such."""
+        return await self._in_pool(lambda: neighbour(self.run, name))
 
     async def rollback(self, name: str | None) -> str:
         """Use another catalogue version; its name.

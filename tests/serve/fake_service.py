@@ -133,6 +133,7 @@ class FakeService:
         self.faults = 1_000_000
         """How many searches have the fault."""
         self.version, self.asked = "v4", 0
+        self.tested: dict[str, Any] | None = None
 
     # -- users, items, the tree ---------------------------------------------------------------------------------------
     def _persona(self, number: int) -> Persona:
@@ -450,9 +451,18 @@ class FakeService:
                 "problems": {"too_many_requests": 17, "invalid_request": 4},
             },
             "slow": [
-                {"query": "9f2c41d0", "ms": 402.0, "rung": "L0", "items": 10},
-                {"query": "77ab0e12", "ms": 61.0, "rung": "L3", "items": 0},
+                {
+                    "query": "9f2c41d0",
+                    "is_hashed": True,
+                    "times": 3,
+                    "empty": 0,
+                    "ms": 402.0,
+                    "rung": "L0",
+                    "items": 10,
+                },
+                {"query": "77ab0e12", "is_hashed": True, "times": 1, "empty": 1, "ms": 61.0, "rung": "L3", "items": 0},
             ],
+            "self_test": self.tested,
             "curves": [
                 {
                     "title": "Loss",
@@ -478,6 +488,25 @@ class FakeService:
                 {"title": "Nothing yet", "x": "step", "y": "HR@10", "lines": []},
             ],
         }
+
+    async def runs(self) -> dict[str, Any]:
+        """Runs beside this one."""
+        row = {"stages": ["align", "distill", "rl0", "sft0"], "is_finished": True, "hr10": 0.667, "ndcg10": 0.495}
+        rows = [{"name": "demo", **row}, {"name": "no <b>noise", **row, "is_finished": False, "hr10": None}]
+        return {"served": "demo", "runs": rows}
+
+    async def beside(self, name: str) -> dict[str, Any] | None:
+        """One of them."""
+        row = next((row for row in (await self.runs())["runs"] if row["name"] == name), None)
+        if row is None:
+            return None
+        settings = [
+            {"name": "simulate.analyst_noise", "served": "0.25", "other": "0.0"},
+            {"name": "encoder.name", "served": '"lsa"', "other": f'"{HOSTILE[0]}"'},
+        ]
+        command = f"crsearch run 'runs/{name}/settings.toml' --out 'runs/{name}' --resume"
+        drawn = [] if name == "demo" else (await self.admin())["curves"][:2]
+        return {**row, "curves": drawn, "settings": [] if name == "demo" else settings, "command": command}
 
 
 def fake_app(service: FakeService, config: ServeConfig | None = None) -> FastAPI:
@@ -565,6 +594,16 @@ def fake_app(service: FakeService, config: ServeConfig | None = None) -> FastAPI
     async def rollback() -> dict[str, Any]:
         service.version = "v3"
         return {"catalogue": "v3"}
+
+    @app.post("/v1/admin/self-test")
+    @needs("admin")
+    async def self_test() -> dict[str, Any]:
+        found = {"id": "A7-<b>", "sent": HOSTILE[0], "expected": "422", "got": "status 200"}
+        service.tested = {
+            "when": "2025-11-20T14:37:00+00:00", "cases": 1_020, "of": 1_020, "seconds": 12.3, "wrong": 1,
+            "findings": [found],
+        }  # fmt: skip
+        return service.tested
 
     harden(app, config, watchers=())
     return app

@@ -51,18 +51,23 @@ CALLS = (
     ("post", "/v1/admin/items/remove", "/v1/admin/items/remove", {"item_ids": ["new"]}, 200),
     ("post", "/v1/admin/catalogue/rollback", "/v1/admin/catalogue/rollback", {}, 200),
     ("post", "/v1/admin/forget", "/v1/admin/forget", {"user_id": USER}, 200),
+    ("get", "/v1/admin/runs", "/v1/admin/runs", None, 200),
+    ("get", "/v1/admin/runs/{name}", "/v1/admin/runs/run", None, 200),
+    ("get", "/v1/admin/runs/{name}", "/v1/admin/runs/..", None, 404),
+    ("post", "/v1/admin/self-test", "/v1/admin/self-test", {}, 200),
     ("get", "/v1/admin/status", "/v1/admin/status", None, 200),
 )  # fmt: skip
 """Method, route, address, body, status."""
 
 
 @pytest.fixture
-def answered(serving):
+def answered(serving, monkeypatch):
     """The schema, and the reply to each of ``CALLS``."""
+    monkeypatch.setattr("crsearch.serve.selftest.SECONDS", 0.05)  # nothing listens where it would be reached
 
     async def work(service):
         transport = httpx2.ASGITransport(app=create_app(service, service.config), raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
             schema = (await client.get("/openapi.json")).json()
             first = (await client.post("/v1/search", json={"query": "case", "mode": "fast"})).json()
             item = first["items"][0]

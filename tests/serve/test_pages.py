@@ -279,6 +279,7 @@ def test_a_refused_search_is_a_page_that_says_so(client, service, fault, status,
     tree = Tree(response.text)
     assert said in tree.text and "Try now" in tree.text and "secret detail" not in response.text
     assert response.headers.get("retry-after") == ("2" if status == 429 else None)
+    assert ("Wait 2 s before the next try." in response.text) == (status == 429)
     assert tree.all("input", id="q", value="phone")
 
 
@@ -563,3 +564,15 @@ def test_packed_pages_are_the_same_pages(client):
     packed = client.get("/", headers={"Accept-Encoding": "gzip"})
     assert plain.text == packed.text and "content-encoding" not in plain.headers
     assert int(packed.headers["content-length"]) < len(plain.content)
+
+
+def test_the_admin_page_shows_a_run_beside_and_what_the_self_test_found(client, service):
+    tree = page(client, "/admin?run=no%20%3Cb%3Enoise")
+    assert "simulate.analyst_noise" in tree.text and "--resume" in tree.text and HOSTILE[0] in tree.text
+    assert "Not run since this process began." in tree.text
+    assert [a["aria-current"] for a in tree.all("a") if "aria-current" in a] == ["true"]
+    assert "There is no such run here." in page(client, "/admin?run=..").text
+    client.post("/v1/admin/self-test", json={})
+    tree = page(client, "/admin?lang=zh")
+    assert "1 个不符合预期" in tree.text and "A7-<b>" in tree.text
+    assert any("run=demo" in (a["href"] or "") and "lang=zh" in a["href"] for a in tree.all("a"))

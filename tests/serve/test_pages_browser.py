@@ -544,7 +544,7 @@ AXED = [
     "/?q=scarf&user=u00005&of=u00005&drop=1&addq=phone&add=i00003&find=kettle&cold=1",
     "/?q=zzz&user=u00001",
     "/admin",
-    "/admin?lang=zh",
+    "/admin?lang=zh&run=no%20%3Cb%3Enoise",
 ]
 
 
@@ -766,3 +766,10 @@ def test_the_page_paints_soon_and_stays_where_it_is(tab, service):
         })"""
     )
     assert seen["lcp"] < 1500 and seen["cls"] < 0.05, seen
+
+
+def test_the_self_test_is_started_by_its_button_and_its_result_shown(tab, service):
+    page = tab.open("/admin")
+    page.click("#self-test")
+    expect(page.get_by_text("1 answered wrongly")).to_be_visible()
+    assert page.evaluate("window.__hit") is None and service.tested is not None

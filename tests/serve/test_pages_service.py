@@ -1,7 +1,7 @@
 """The pages over the real service of a trained tiny run: it fits the protocol, and everything it says can be shown."""
 
 from crsearch.serve.config import ServeConfig
-from crsearch.serve.pages import PageService, View, _page, admin_view, search_view
+from crsearch.serve.pages import PageService, View, _page, admin_view, runs_view, search_view
 from crsearch.serve.service import SearchService
 from crsearch.serve.state import State
 
@@ -57,7 +57,9 @@ def test_the_admin_page_shows_what_the_service_knows(serving):
     async def work(service: SearchService) -> str:
         await service.search(State(q="coat", mode="fast").request(None))
         view = View(State(), "en", ServeConfig(), False)
-        return shown(view, "admin.html.jinja", admin_view(await service.admin()))
+        beside = runs_view(await service.runs(), "run", await service.beside("run"))
+        return shown(view, "admin.html.jinja", {**admin_view(await service.admin()), **beside})
 
     text = serving(work)
-    assert "v000001" in text and "L3" in text and "<polyline" in text
+    assert "v000001" in text and "L3" in text and text.count("<polyline") > 2
+    assert "--resume" in text and "All settings are the same." in text

@@ -977,6 +977,17 @@ function watch() {
       sessionStorage.getItem(KEY) ? unlock() : location.reload();
     } catch (error) { button.textContent = error.more || t[error.kind] || t.fault_down; button.disabled = false; sure = false; }
   });
+  const test = $("self-test");
+  test?.addEventListener("click", async () => {
+    test.disabled = true;
+    test.textContent = t.self_test_runs;
+    say(t.self_test_runs);
+    try {
+      await askJson("/v1/admin/self-test", { body: {} });
+      say(t.self_test_done);
+      sessionStorage.getItem(KEY) ? unlock() : location.reload();
+    } catch (error) { test.textContent = error.more || t[error.kind] || t.fault_down; test.disabled = false; }
+  });
 }
 
 // -- beginning -------------------------------------------------------------------------------------------------------
