@@ -5,7 +5,6 @@ the latency of a request counts from when it should have been sent.
 """
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
+
 from crsearch.errors import RunError
 
 START_SECONDS = 120.0
@@ -29,14 +30,23 @@ class Reply:
     """What came back; status 0 = no answer."""
 
     status: int
-    body: Any
+    data: bytes
     ms: float
     """From when the request was due."""
 
     @property
+    def body(self) -> Any:
+        """The JSON of it; none = it is none. Read when asked for, since a client under load has other work."""
+        try:
+            return orjson.loads(self.data)
+        except ValueError:
+            return None
+
+    @property
     def rung(self) -> str:
         """That served it; "" = none."""
-        return str(self.body.get("served_by", "")) if isinstance(self.body, dict) else ""
+        body = self.body
+        return str(body.get("served_by", "")) if isinstance(body, dict) else ""
 
 
 class Client:
@@ -45,7 +55,7 @@ class Client:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[_Connection] = []
 
     async def get(self, path: str) -> Reply:
         """A GET."""
@@ -62,76 +72,100 @@ class Client:
         request goes over a new one, as HTTP clients do.
         """
         begun = time.perf_counter() if due is None else due
-        found = await self._tried(method, path, value) if self._idle else None
-        found = found or await self._tried(method, path, value, fresh=True)
+        body = b"" if value is None else orjson.dumps(value)
+        about = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n" if body else ""
+        request = f"{method} {path} HTTP/1.1\r\nhost: {self.host}\r\n{about}\r\n".encode() + body
+        found = await self._tried(request, self._idle.pop()) if self._idle else None
+        found = found or await self._tried(request)
         ms = 1e3 * (time.perf_counter() - begun)
-        if found is None:
-            return Reply(0, None, ms)
-        body: Any = None
-        with suppress(ValueError):
-            body = json.loads(found[1])
-        return Reply(found[0], body, ms)
+        return Reply(0, b"", ms) if found is None else Reply(found.status, found.data, ms)
 
-    async def _tried(
-        self, method: str, path: str, value: object | None, *, fresh: bool = False
-    ) -> tuple[int, bytes] | None:
-        """Status and body; none = the connection failed."""
-        writer: asyncio.StreamWriter | None = None
+    async def _tried(self, request: bytes, connection: "_Connection | None" = None) -> "_Got | None":
+        """What came over a connection; none = it failed."""
         try:
-            if fresh or not self._idle:
-                reader, writer = await asyncio.open_connection(self.host, self.port)
-            else:
-                reader, writer = self._idle.pop()
-            status, data, keeps = await _exchange(reader, writer, method, path, self.host, value)
-        except (OSError, EOFError, ValueError, IndexError):
-            if writer is not None:
-                await _closed(writer)
+            if connection is None:
+                loop = asyncio.get_running_loop()
+                _, connection = await loop.create_connection(_Connection, self.host, self.port)
+            got = await connection.exchange(request)
+        except OSError:
             return None
-        if keeps:
-            self._idle.append((reader, writer))
+        if got.keeps:
+            self._idle.append(connection)
         else:
-            await _closed(writer)
-        return status, data
+            connection.transport.close()
+        return got
 
     async def close(self) -> None:
         """Close idle connections."""
-        for _, writer in self._idle:
-            await _closed(writer)
+        for connection in self._idle:
+            connection.transport.close()
         self._idle.clear()
+        await asyncio.sleep(0)
 
 
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
+@dataclass(frozen=True, slots=True)
+class _Got:
+    status: int
+    data: bytes
+    keeps: bool
 
 
-async def _exchange(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    method: str,
-    path: str,
-    host: str,
-    value: object | None,
-) -> tuple[int, bytes, bool]:
-    body = b"" if value is None else json.dumps(value).encode()
-    about = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n" if body else ""
-    writer.write(f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n{about}\r\n".encode() + body)
-    await writer.drain()
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    status = int(head.split(" ", 2)[1])
-    length = re.search(r"\r\ncontent-length: *(\d+)", head)
-    data = await reader.readexactly(int(length[1])) if length else await _chunks(reader)
-    return status, data, "\r\nconnection: close" not in head
+class _Connection(asyncio.Protocol):
+    """One connection, read with as little work as can be: the client shares the cores with what it measures."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._waiting: asyncio.Future[_Got] | None = None
+
+    def exchange(self, request: bytes) -> "asyncio.Future[_Got]":
+        """Send a request; what comes back, or ``ConnectionError``."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        if self.transport.is_closing():
+            self.connection_lost(None)
+        else:
+            self.transport.write(request)
+        return self._waiting
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """A part of an answer."""
+        self._buffer += data
+        head, ends, rest = self._buffer.partition(b"\r\n\r\n")
+        if not ends:
+            return
+        head = head.lower()
+        length = re.search(rb"\r\ncontent-length: *(\d+)", head)
+        body = (rest if len(rest) == int(length[1]) else None) if length else _chunks(rest)
+        if body is not None and self._waiting is not None and not self._waiting.done():
+            self._buffer = b""
+            self._waiting.set_result(_Got(int(head[9:12]), body, b"\r\nconnection: close" not in head))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(ConnectionError("the server closed the connection"))
 
 
-async def _chunks(reader: asyncio.StreamReader) -> bytes:
-    parts = []
-    while size := int((await reader.readline()).split(b";")[0], 16):
-        parts.append(await reader.readexactly(size))
-        await reader.readline()
-    await reader.readline()
-    return b"".join(parts)
+def _chunks(data: bytes) -> bytes | None:
+    """The body of a chunked answer; none = some of it is still to come."""
+    parts: list[bytes] = []
+    while True:
+        size, ends, data = data.partition(b"\r\n")
+        if not ends:
+            return None
+        length = int(size.split(b";")[0], 16)
+        if len(data) < length + 2:
+            return None
+        if length == 0:
+            return b"".join(parts)
+        parts.append(data[:length])
+        data = data[length + 2 :]
 
 
 async def closed_loop(client: Client, path: str, values: Sequence[object], users: int) -> list[Reply]:
@@ -177,8 +211,21 @@ class Served:
 
     @property
     def rss_mib(self) -> float:
-        """Memory of the process and of its workers."""
-        return sum(_rss_mib(pid) for pid in (self.process.pid, *children(self.process.pid)))
+        """Memory of the process and of those below it."""
+        return sum(_rss_mib(pid) for pid in self.pids)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process and those below it."""
+        found = [self.process.pid]
+        for pid in found:
+            found += children(pid)
+        return found
+
+    @property
+    def cpu_seconds(self) -> list[float]:
+        """CPU time of each of ``pids`` so far; of one worker: the front, then the process that decodes."""
+        return [_cpu_seconds(pid) for pid in self.pids]
 
 
 def children(pid: int) -> list[int]:
@@ -187,6 +234,13 @@ def children(pid: int) -> list[int]:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def _cpu_seconds(pid: int) -> float:
+    with suppress(OSError):
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _rss_mib(pid: int) -> float:

@@ -6,6 +6,7 @@ are what a machine of this size gives to somebody who searches from it.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,11 +167,19 @@ async def _overload(
         {**c, "place": f"place {n}"} for n, c in enumerate(sent(contexts, mode="fast", deadline_ms=DEADLINE) * 50)
     ]
     calm = await open_loop(client, "/v1/search", values, 0.9 * peak, min(seconds, 20))
+    begun, spent, own = time.perf_counter(), server.cpu_seconds, time.process_time()
     replies = await open_loop(client, "/v1/search", values, 5 * peak, seconds)
+    took = time.perf_counter() - begun
+    shares = [(b - a) / took for a, b in zip(spent, server.cpu_seconds, strict=True)]
+    cores = (
+        f"cores: front {shares[0]:.2f}, decoding {sum(shares[1:]):.2f}, client {(time.process_time() - own) / took:.2f}"
+    )
     accepted = [r.ms for r in replies if r.status == 200]
     refused = [r.ms for r in replies if r.status == 429]
     lost = [r for r in replies if r.status not in (200, 429)]
     late = sum(r.ms > 1.1 * DEADLINE for r in calm) / max(1, len(calm))
+    rungs = Counter(r.rung for r in replies if r.status == 200)
+    by_model = sum(n for rung, n in rungs.items() if rung <= "L3")
     how = f"{5 * peak:.0f} requests a second for {seconds:.0f} s: {len(accepted)} answered, {len(refused)} refused"
     return [
         Figure(
@@ -188,7 +197,15 @@ async def _overload(
             unit="%",
             floor=80,
             better="higher",
-            how=how,
+            how=f"{how}; {cores}",
+        ),
+        Figure(
+            key="L9",
+            what="of them with the model, over the peak",
+            value=100 * by_model / seconds / peak,
+            unit="%",
+            better="higher",
+            how=", ".join(f"{rung} {n}" for rung, n in sorted(rungs.items())),
         ),
         Figure(
             key="L9",

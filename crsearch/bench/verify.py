@@ -57,6 +57,7 @@ async def _verify(run: Path, swaps: int, restarts: int, soak_seconds: float, hos
         figures += await _hostile(server, hostile)
     figures += await _restarted(run, contexts, restarts)
     figures += await _killed(run, contexts)
+    figures += await _decoding_killed(run, contexts)
     return figures
 
 
@@ -244,4 +245,26 @@ async def _killed(run: Path, contexts: Sequence[dict[str, Any]]) -> list[Figure]
             how=how,
         ),
         Figure(key="G3", what="a new worker is started after", value=again, unit="s", floor=60, how=how),
+    ]
+
+
+async def _decoding_killed(run: Path, contexts: Sequence[dict[str, Any]]) -> list[Figure]:
+    """Kill the process that decodes: lower rungs answer until another is warm."""
+    async with _client(run) as (server, client):
+        await closed_loop(client, "/v1/search", sent(contexts[:20], **PATIENT), 4)
+        os.kill(children(server.process.pid)[0], signal.SIGKILL)
+        begun = time.perf_counter()
+        replies = await closed_loop(client, "/v1/search", sent(contexts[:100], **PATIENT), 4)
+        while replies[-1].rung != "L3" and time.perf_counter() - begun < 60:
+            await asyncio.sleep(0.1)
+            replies.append(await client.post("/v1/search", {**contexts[0], **PATIENT}))
+        again = time.perf_counter() - begun
+    lost = sum(r.status != 200 for r in replies)
+    below = sum(r.rung > "L3" for r in replies)
+    how = f"kill -9 of the process that decodes; {len(replies)} sent, {below} answered without the model"
+    return [
+        Figure(
+            key="G3", what="searches lost with the process that decodes", value=lost, unit="searches", floor=0, how=how
+        ),
+        Figure(key="G3", what="the model answers again after", value=again, unit="s", floor=60, how=how),
     ]

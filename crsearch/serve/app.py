@@ -92,7 +92,7 @@ def create_app(service: SearchService, config: ServeConfig) -> FastAPI:
     async def openapi() -> JSONResponse:
         return JSONResponse(describe(app))
 
-    harden(app, config, watchers=(access_log, service.metrics.request))
+    harden(app, config, watchers=(access_log, service.metrics.request), gate=service.gate)
     return app
 
 
@@ -133,15 +133,14 @@ def search_router(service: SearchService, config: ServeConfig) -> APIRouter:
 
     # -- searching ----------------------------------------------------------------------------------------------------
     @router.post("/v1/search", openapi_extra=_takes(SearchRequest))
-    @needs("search")
+    @needs("search", is_queued=True)
     @gives(refuses=ASKING)
     async def search(request: Request) -> Answer:
         """Ranked items for a query in its context."""
-        service.refuse_if_full()
         return await answered(request, await body(request, SearchRequest))
 
     @router.post("/v1/search/stream", openapi_extra=_takes(SearchRequest))
-    @needs("search")
+    @needs("search", is_queued=True)
     @tells(STREAMED, media=EVENTS, refuses=ASKING)
     async def stream(request: Request) -> StreamingResponse:
         """First results at once, the thought as it is written, the final list: server-sent events."""
@@ -155,7 +154,7 @@ def search_router(service: SearchService, config: ServeConfig) -> APIRouter:
         )
 
     @router.post("/v1/chat/completions", openapi_extra=_takes(ChatRequest))
-    @needs("search")
+    @needs("search", is_queued=True)
     @gives(refuses=ASKING)
     async def chat(request: Request) -> Completion:
         """The same in OpenAI's shape: ``choices`` are the ranked items."""

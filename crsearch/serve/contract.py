@@ -68,6 +68,10 @@ class Filters(Strict):
     price_max: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
+NO_FILTERS = Filters()
+"""Every item may be found."""
+
+
 class SearchRequest(Strict):
     """One search. The context is that of ``user_id``, of ``profile`` and ``history``, or of a stranger."""
 
@@ -87,7 +91,7 @@ class SearchRequest(Strict):
     mode: Mode = "auto"
     deadline_ms: int | None = Field(default=None, ge=50, le=10_000)
     """When the answer must be there; none = ``serve.deadline_ms``."""
-    filters: Filters = Filters()
+    filters: Filters = NO_FILTERS
     systems: list[Annotated[str, Field(max_length=64)]] = Field(default=[], max_length=4)
     """Other systems of the run whose lists are wanted beside, by the names of its table."""
     catalogue: Annotated[str, Field(max_length=64)] | None = None

@@ -1,5 +1,7 @@
 """The one thread that touches the model: takes waiting jobs, batches those of a kind, decodes, reports.
 
+A server has it in a process of its own (``decoding``, reached through ``apart``), the terminal in its own.
+
 Jobs are taken by deadline. Their rung is decided when they are taken, not when they come, from what is left of the
 deadline and from what batches of that size have cost so far. Jobs of one kind, one catalogue version and one beam
 width are decoded together: prompts in one prefill, thoughts in step, beams of all in one step.
@@ -7,13 +9,14 @@ width are decoded together: prompts in one prefill, thoughts in step, beams of a
 Source: details: this project (docs/serving.md).
 """
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int64
@@ -23,8 +26,11 @@ from crsearch.decode.beam import beam_search
 from crsearch.decode.store import PrefixStore
 from crsearch.decode.thoughts import think_then_rank
 from crsearch.decode.trie import TrieMask
-from crsearch.errors import ModelError
-from crsearch.serve.contract import Mode, Rung
+from crsearch.errors import ModelError, RunError
+from crsearch.records.types import Context, RankedList
+from crsearch.serve.admin import cuts_pay
+from crsearch.serve.config import ServeConfig
+from crsearch.serve.contract import NO_FILTERS, Filters, Mode, Rung
 from crsearch.serve.index import Index
 from crsearch.serve.ladder import Costs, Plan, plan
 from crsearch.serve.thoughts import ThoughtCache, prompt_key
@@ -36,7 +42,9 @@ BROKEN_AFTER = 3
 FINISHED = -1
 """What a watch is told of a thought that was closed before."""
 HUNG_SECONDS = 20.0
-"""A batch that takes longer is hung: a new thread goes on without it."""
+"""A batch that takes longer is hung: it is left behind, and others go on."""
+WARM_SECONDS = 60.0
+"""Deadline of the first jobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +80,14 @@ class Job:
         mode: what the caller wants.
         width: beams.
         deadline: by the monotonic clock, in seconds.
-        mask: items that may be found.
+        filters: which items may be found.
         owner: user whose context it is; "" = nobody.
         listener: called in the engine's thread with each token of the thought.
         came: when it was submitted.
-        future: has the ``Outcome``, or what ``work`` gave.
-        work: anything else to do in the engine's thread (another system's search), in place of decoding.
+        future: has the ``Outcome``, or the ``RankedList`` of a system.
+        system: another system that is asked for ``width`` items of ``context``, in place of decoding; "" = none.
+        context: for the system.
+        is_kept: its thought is put into the cache, and looked for there.
     """
 
     index: Index
@@ -85,19 +95,31 @@ class Job:
     mode: Mode = "auto"
     width: int = 10
     deadline: float
-    mask: TrieMask | None = None
+    filters: Filters = NO_FILTERS
     owner: str = ""
     listener: Callable[[int], None] | None = None
-    work: Callable[[], Any] | None = None
+    system: str = ""
+    context: Context | None = None
+    is_kept: bool = True
     came: float = field(default_factory=time.monotonic)
     future: "Future[Any]" = field(default_factory=Future)
     is_cancelled: bool = False
     key: str = ""
     """Of its thought in the cache; made when it is first needed."""
+    on_cancel: Callable[[], None] | None = None
+    """Told when it is cancelled."""
+
+    @property
+    def mask(self) -> TrieMask | None:
+        """Items that may be found; none = all."""
+        allowed = self.index.allowed(self.filters)
+        return None if allowed is None else allowed.mask
 
     def cancel(self) -> None:
         """Nobody waits any more: it is not begun, or closed at the next token."""
         self.is_cancelled = True
+        if self.on_cancel is not None:
+            self.on_cancel()
 
     def give(self, value: Any) -> None:
         """Hand over the result, unless somebody did already."""
@@ -108,6 +130,78 @@ class Job:
         """Hand over an error, unless there is a result."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What an engine has done so far."""
+
+    failures: int = 0
+    """Since the last success."""
+    invalid: int = 0
+    """Rows that were no live item; must stay 0."""
+    thoughts: int = 0
+    """In the cache."""
+    hits: int = 0
+    misses: int = 0
+    """Thoughts looked for in the cache."""
+    reused: int = 0
+    read: int = 0
+    """Tokens of prompts whose keys were held, and those that were read."""
+    answer_ms: float = 0.0
+    """Expected for a full batch, without thoughts."""
+    is_hung: bool = False
+    """A batch does not end."""
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What answers jobs: an ``Engine`` in this process, or one in a process of its own (``apart.Apart``)."""
+
+    async def begin(self, index: Index, trunk: Sequence[int], width: int) -> None:
+        """Start, and decode the first jobs of this context; it is warm when this returns.
+
+        Raises:
+            RunError: the model does not decode.
+        """
+
+    async def stop(self) -> None:
+        """End; what waits is answered without the model."""
+
+    async def use(self, index: Index) -> None:
+        """Have a version of the catalogue ready, which jobs will name.
+
+        Raises:
+            RunError: it cannot be used.
+        """
+
+    def submit(self, job: Job) -> bool:
+        """Queue a job; False = the queue is full."""
+
+    async def forget(self, user_id: str) -> int:
+        """Drop what is kept of a user; how many things there were."""
+
+    def revive(self) -> None:
+        """Go on without the batch that does not end."""
+
+    def wait_ms(self) -> float:
+        """Expected time in the queue of a job that comes now."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+
+    @property
+    def is_broken(self) -> bool:
+        """The model failed several times in a row, or is not there."""
+
+    @property
+    def is_hung(self) -> bool:
+        """A batch does not end."""
+
+    @property
+    def state(self) -> State:
+        """What was done so far."""
 
 
 class _AllGone(Exception):
@@ -153,13 +247,88 @@ class Engine:
         self._busy_since: float | None = None
         self._thread: threading.Thread | None = None
 
+    @classmethod
+    def of(cls, config: ServeConfig, think_tokens: int, results: Mapping[str, Any], model_key: str) -> "Engine":
+        """The engine of a served run.
+
+        Args:
+            config: of the server.
+            think_tokens: longest thought, where the server names none.
+            results: of the run.
+            model_key: fingerprint of the model's weights.
+        """
+        return cls(
+            model_key,
+            ThoughtCache(config.thoughts),
+            batch=config.batch,
+            queue=config.queue,
+            think_tokens=think_tokens if config.think_tokens is None else config.think_tokens,
+            cuts_pay=cuts_pay(results),
+            store=PrefixStore(config.prefix_mib << 20) if config.prefix_mib else None,
+        )
+
     # -- from outside -------------------------------------------------------------------------------------------------
+    async def begin(self, index: Index, trunk: Sequence[int], width: int) -> None:
+        """See ``Decoder``."""
+        self.start()
+        await asyncio.to_thread(self.warm, index, trunk, width)
+
+    def warm(self, index: Index, trunk: Sequence[int], width: int) -> None:
+        """A first thought and a first beam, alone and in a full batch: kernels are loaded, costs are measured.
+
+        Raises:
+            RunError: the model does not decode.
+        """
+        most = min(self.batch, self.queue)
+        rounds: tuple[tuple[Mode, int], ...] = (("think", 1), ("fast", 2), ("think", most), ("fast", most))
+        for mode, times in rounds:
+            late = time.monotonic() + WARM_SECONDS
+            jobs = [Job(index=index, trunk=trunk, mode=mode, width=width, deadline=late, is_kept=False)
+                    for _ in range(times)]  # fmt: skip
+            for job in jobs:
+                self.submit(job)
+            for job in jobs:
+                job.future.result()
+        if self.failures:
+            raise RunError("the model does not decode; train again, or check the files")
+
+    async def use(self, index: Index) -> None:
+        """See ``Decoder``."""
+
+    async def stop(self) -> None:
+        """See ``Decoder``."""
+        await asyncio.to_thread(self.halt)
+
+    async def forget(self, user_id: str) -> int:
+        """See ``Decoder``."""
+        return self.drop(user_id)
+
+    def drop(self, user_id: str) -> int:
+        """Drop what is kept of a user; any thread."""
+        return self.cache.forget(user_id) + (0 if self.store is None else self.store.forget(user_id))
+
+    @property
+    def state(self) -> State:
+        """See ``Decoder``."""
+        kept = None if self.store is None else self.store.stats
+        return State(
+            failures=self.failures,
+            invalid=self.invalid,
+            thoughts=len(self.cache),
+            hits=self.cache.hits,
+            misses=self.cache.misses,
+            reused=0 if kept is None else kept.tokens_reused,
+            read=0 if kept is None else kept.tokens_read,
+            answer_ms=self.costs.answer(self.batch),
+            is_hung=self.is_hung,
+        )
+
     def start(self) -> None:
         """Begin to decode."""
         self._thread = threading.Thread(target=self._loop, name="crsearch-engine", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
+    def halt(self) -> None:
         """End after the batch under way; what waits is answered without the model."""
         with self._lock:
             self._stopped = True
@@ -168,7 +337,7 @@ class Engine:
             self._thread.join(timeout=5)
 
     def submit(self, job: Job) -> bool:
-        """Queue a job; False = the queue is full. Its future has an ``Outcome``, or what ``work`` gave."""
+        """Queue a job; False = the queue is full. Its future has an ``Outcome``, or the list of a system."""
         with self._lock:
             if len(self._waiting) >= self.queue:
                 return False
@@ -235,7 +404,7 @@ class Engine:
             if left:
                 first = _kind(left[0], plans[id(left[0])])
                 jobs = [job for job in left if _kind(job, plans[id(job)]) == first][: self.batch]
-                if left[0].work is not None:
+                if left[0].system:
                     jobs = jobs[:1]
             taken = {id(job) for job in jobs}
             self._waiting = [job for job in left if id(job) not in taken]
@@ -245,10 +414,10 @@ class Engine:
         return jobs, [plans[id(job)] for job in jobs]
 
     def _plan(self, job: Job, batch: int) -> Plan:
-        if job.work is not None:
+        if job.system:
             return Plan(Rung.DIRECT, 0, "")
         remaining = 1e3 * (job.deadline - time.monotonic())
-        cached = job.mode != "fast" and self._key(job) in self.cache
+        cached = job.is_kept and job.mode != "fast" and self._key(job) in self.cache
         return plan(job.mode, remaining, self.costs, batch, self.think_tokens, cached=cached, cuts_pay=self.cuts_pay)
 
     def _key(self, job: Job) -> str:
@@ -256,9 +425,9 @@ class Engine:
         return job.key
 
     def _run(self, jobs: list[Job], todo: list[Plan]) -> None:
-        if jobs[0].work is not None:
+        if jobs[0].system:
             try:
-                jobs[0].give(jobs[0].work())
+                jobs[0].give(_beside(jobs[0]))
             except Exception as e:
                 jobs[0].fail(e)
             return
@@ -340,7 +509,8 @@ class Engine:
         for b, (job, own) in enumerate(zip(jobs, todo, strict=True)):
             thought, closed = tuple(ranked.thoughts[b][0]), bool(ranked.closed_BG[b, 0])
             if closed:
-                self.cache.put(self._key(job), thought, job.owner)
+                if job.is_kept:
+                    self.cache.put(self._key(job), thought, job.owner)
                 self.costs.thought.add(1, float(len(thought)))
             rung = Rung.FRESH if closed else Rung.CUT
             found = (ranked.rows_BGK[b, 0], ranked.scores_BGK[b, 0])
@@ -373,9 +543,16 @@ class Engine:
 
 def _kind(job: Job, own: Plan) -> tuple[object, ...]:
     """Jobs of equal kind can be decoded together. Cached thoughts and direct answers are one beam search."""
-    if job.work is not None:
+    if job.system:
         return (id(job),)
     return (own.rung is Rung.FRESH, id(job.index), job.width)
+
+
+def _beside(job: Job) -> RankedList:
+    """What another system finds."""
+    assert job.context is not None
+    index = job.index
+    return index.ranked(index.searcher(job.system), job.context, job.width, index.allowed(job.filters))
 
 
 def _after(index: Index, trunk: Sequence[int], thought: Sequence[int] | None) -> list[int]:

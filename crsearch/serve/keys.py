@@ -43,10 +43,12 @@ class Declared:
     """Content types of a body."""
     body_bytes: int | None = None
     """Longest body; None = ``limits.body_bytes``."""
+    is_queued: bool = False
+    """It waits for the model, and is refused where too many do."""
 
 
 def needs(
-    need: Need, *, media: tuple[str, ...] = _JSON, body_bytes: int | None = None
+    need: Need, *, media: tuple[str, ...] = _JSON, body_bytes: int | None = None, is_queued: bool = False
 ) -> Callable[[_Endpoint], _Endpoint]:
     """Declare the scope of a route: below the decorator of the route, above its function.
 
@@ -54,7 +56,7 @@ def needs(
     """
 
     def declare(endpoint: _Endpoint) -> _Endpoint:
-        setattr(endpoint, _DECLARED, Declared(need=need, media=media, body_bytes=body_bytes))
+        setattr(endpoint, _DECLARED, Declared(need=need, media=media, body_bytes=body_bytes, is_queued=is_queued))
         return endpoint
 
     return declare

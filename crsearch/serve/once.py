@@ -6,6 +6,7 @@ from pathlib import Path
 from crsearch.errors import DataError, RunError
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Answer, SearchRequest
+from crsearch.serve.engine import Engine
 from crsearch.serve.problems import Problem
 from crsearch.serve.service import SearchService
 
@@ -25,7 +26,8 @@ def search_once(run: Path, request: SearchRequest) -> Answer:
 
 async def _search(run: Path, request: SearchRequest) -> Answer:
     service = SearchService(run, ServeConfig(), writes=False)
-    service.engine.start()
+    assert isinstance(service.engine, Engine)
+    service.engine.start()  # for one search nothing is warmed up
     try:
         answer = await service.search(request)
     except Problem as e:

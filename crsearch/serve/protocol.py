@@ -2,9 +2,10 @@
 
 uvicorn waits for ever for the headers of a request, keeps any number of idle connections, and answers what is no
 HTTP with plain text. Here headers must arrive in time, the oldest idle connection makes room for a new one, and
-every refusal has the one shape of ``problems``.
+every refusal has the one shape of ``problems``. The parser is llhttp, in C: of a request that is refused, reading it
+would cost the most otherwise (docs/log.md).
 
-Source: details: this project; the base class is ``uvicorn.protocols.http.h11_impl.H11Protocol``.
+Source: details: this project; the base class is ``uvicorn.protocols.http.httptools_impl.HttpToolsProtocol``.
 """
 
 import asyncio
@@ -14,16 +15,20 @@ import secrets
 import sys
 import time
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.problems import Problem
 
 MAX_HEAD_BYTES = 160_000
-"""Of request line and headers; below, the front answers 414 or 431 with its own limits."""
+"""Of a request beside its body: request line, headers, lengths of chunks, trailers. Below, the front answers 414 or 431
+with its own limits."""
+
+MAX_URL_BYTES = 60_000
+"""Longest address that can be parsed at all; the front answers 414 far below."""
 
 
 def uvicorn_options(config: ServeConfig) -> dict[str, Any]:
@@ -34,7 +39,6 @@ def uvicorn_options(config: ServeConfig) -> dict[str, Any]:
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,
-        "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
         "timeout_keep_alive": 5,
     }
 
@@ -45,7 +49,7 @@ def most_connections() -> int:
     return max(32, min(4_096, files - 128))
 
 
-class Protocol(H11Protocol):
+class Protocol(HttpToolsProtocol):
     """One connection.
 
     Args:
@@ -58,6 +62,8 @@ class Protocol(H11Protocol):
         self._head_seconds, self._most = head_seconds, most
         self._head_timer: asyncio.TimerHandle | None = None
         self._since = time.monotonic()
+        self._beside = 0
+        """Bytes of the request so far that are not of its body."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and end the oldest idle connection if there are too many."""
@@ -72,8 +78,31 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
+        self._beside += len(data)
         super().data_received(data)
+        if self._beside > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(Problem("headers_too_large", f"more than {MAX_HEAD_BYTES} bytes", hint="send fewer headers"))
         self._watch_head()
+
+    def on_headers_complete(self) -> None:
+        """The request begins, unless it is none (RFC 9112: one Host, version 1.x)."""
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        version = self.parser.get_http_version()
+        if len(self.url) > MAX_URL_BYTES:
+            raise Problem("uri_too_long", f"the address has more than {MAX_URL_BYTES} bytes", hint="use a POST route")
+        if hosts > 1 or (version, hosts) not in (("1.1", 1), ("1.0", 0), ("1.0", 1)):
+            raise _no_http()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._beside -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        self._beside = 0
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -104,23 +133,29 @@ class Protocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
         error = sys.exc_info()[1]
-        code = "headers_too_large" if getattr(error, "error_status_hint", 400) == 431 else "bad_request"
-        self._refuse(Problem(code, "this is no HTTP/1.1 request that we read", hint="see RFC 9112"))
+        told = error.__context__ if error else None  # what a method of ours raised below the parser
+        if "Content-Length overflow" in str(error):
+            told = Problem("body_too_large", "the length of the body has too many digits", hint="send less")
+        self._refuse(told if isinstance(told, Problem) else _no_http())
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Who asks for another protocol is answered in this one; what comes after it is not read."""
+        self.cycle.keep_alive = False
 
     def _refuse(self, problem: Problem) -> None:
         """Answer if an answer is still possible, then end the connection."""
         self._stop_watching()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if not self.is_busy or not self.cycle.response_started:
             request_id = secrets.token_hex(12)
             body = json.dumps(problem.body(request_id)).encode()
-            headers = [
-                ("content-type", "application/json"),
-                ("content-length", str(len(body))),
-                ("x-request-id", request_id),
-                ("x-content-type-options", "nosniff"),
-                ("connection", "close"),
-            ]
-            response = h11.Response(status_code=problem.status, headers=headers)
-            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+            head = (
+                f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+                "x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _no_http() -> Problem:
+    return Problem("bad_request", "this is no HTTP/1.1 request that we read", hint="see RFC 9112")

@@ -18,7 +18,7 @@ import os
 import secrets
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -94,6 +94,7 @@ def harden(
     config: ServeConfig,
     *,
     watchers: Sequence[Watcher] = (access_log,),
+    gate: Callable[[], None] = lambda: None,
     environment: Mapping[str, str] = os.environ,
 ) -> Keys:
     """Put the front around an application. Call it last, when all routes are there.
@@ -103,6 +104,7 @@ def harden(
             openapi_url=None`` and declare ``/openapi.json`` as a route.
         config: of the server.
         watchers: told of every request.
+        gate: called before a route that ``is_queued`` sees its request; raises the problem of who finds no room.
         environment: where keys are.
 
     Returns:
@@ -117,7 +119,7 @@ def harden(
     app.router.redirect_slashes = False
     app.add_exception_handler(HTTPException, _raise_problem)
     app.add_exception_handler(RequestValidationError, _raise_problem)
-    app.add_middleware(Front, config=config, keys=keys, watchers=watchers)
+    app.add_middleware(Front, config=config, keys=keys, watchers=watchers, gate=gate)
     return keys
 
 
@@ -147,10 +149,18 @@ class Front:
         config: of the server.
         keys: by scope.
         watchers: told of every request.
+        gate: see ``harden``.
     """
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, keys: Keys, watchers: Sequence[Watcher] = ()) -> None:
-        self._app, self._config, self._keys, self._watchers = app, config, keys, watchers
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServeConfig,
+        keys: Keys,
+        watchers: Sequence[Watcher] = (),
+        gate: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._app, self._config, self._keys, self._watchers, self._gate = app, config, keys, watchers, gate
         self._rates = RateLimit(config.limits.rate, config.limits.burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,7 +196,10 @@ class Front:
             visit.extra.append(("allow", ", ".join(matched.methods)))
             raise Problem("method_not_allowed", "this route has no such method", hint=f"use {visit.extra[-1][1]}")
         assert matched.route is not None  # else it was not admitted
-        await self._app(scope, await visit.with_body(matched.route, limits), visit.send)
+        receive = await visit.with_body(matched.route, limits)
+        if matched.route.is_queued:
+            self._gate()  # the body is read, so that the connection can be kept, and not looked at
+        await self._app(scope, receive, visit.send)
 
     def _admit(self, scope: Scope, headers: Mapping[str, list[str]], matched: Matched) -> None:
         authorization = headers.get("authorization", [])

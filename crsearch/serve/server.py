@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 
 from crsearch.errors import ConfigError, CrsearchError
+from crsearch.serve.child import Child
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.keys import Keys, require_keys_beyond_loopback
 from crsearch.serve.protocol import uvicorn_options
@@ -64,11 +65,13 @@ def serve(run: Path, config: ServeConfig, announce: Callable[[str], None] = lamb
 
 
 def make_app(run: Path, config: ServeConfig) -> Any:
-    """The application of a run."""
+    """The application of a run; its model decodes in a process of its own."""
+    child = Child(run, config)  # first, since both processes have much to import
     import torch
 
     from crsearch.pipeline.again import finished
     from crsearch.pipeline.workspace import threads
+    from crsearch.serve.apart import Apart
     from crsearch.serve.app import create_app
     from crsearch.serve.service import SearchService
 
@@ -76,7 +79,7 @@ def make_app(run: Path, config: ServeConfig) -> Any:
     sys.setswitchinterval(SWITCH_SECONDS)
     settings, _ = finished(run)
     torch.set_num_threads(threads(settings, config.workers))
-    return create_app(SearchService(run, config), config)
+    return create_app(SearchService(run, config, decoder=Apart(run, config, child)), config)
 
 
 def app_of_environment() -> Any:

@@ -1,14 +1,14 @@
 """A served run: one object behind the HTTP routes, the pages, the terminal and the tests.
 
 Every search ends in an ``Answer``: where the model cannot be asked in time, or fails, a lower rung of the ladder
-answers. Nothing here waits for the model in the event loop: decoding is the engine's thread, the rest of the work a
-small pool's.
+answers. Nothing here waits for the model in the event loop: a server decodes in a process of its own, the terminal in a
+thread; the rest of the work is a small pool's.
 
 Source: details: this project (docs/serving.md).
 """
 
 import asyncio
-import json
+import gc
 import signal
 import time
 import uuid
@@ -19,16 +19,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from crsearch.decode.store import PrefixStore
-from crsearch.errors import CrsearchError, DataError, RunError
-from crsearch.pipeline.again import finished
-from crsearch.pipeline.workspace import Workspace, device
+from crsearch.errors import CrsearchError, DataError, ModelError
+from crsearch.pipeline.workspace import device
 from crsearch.records.types import Context, Item, RankedList
-from crsearch.runs import RunDirectory, digest, silent
-from crsearch.serve.admin import Recent, curves, cuts_pay, rung_rows, tree_load
+from crsearch.serve.admin import Recent, curves, rung_rows, tree_load
 from crsearch.serve.answers import Facets, Health, ItemFound, Neighbour, Neighbours, Status, VersionRow
 from crsearch.serve.canary import CanaryError, Verdict, Verdicts, judge, trial_contexts
-from crsearch.serve.catalogue import About, CatalogueStore, Version
+from crsearch.serve.catalogue import About
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contexts import Contexts
 from crsearch.serve.contract import (
@@ -41,18 +38,19 @@ from crsearch.serve.contract import (
     SidNode,
     StreamEvent,
 )
-from crsearch.serve.engine import Engine, Job, Outcome
+from crsearch.serve.engine import Decoder, Engine, Job, Outcome
 from crsearch.serve.envelope import Asked, envelope, hydrated
 from crsearch.serve.feedback import FeedbackStore, UnknownRequest, feedback_file
 from crsearch.serve.index import RUNG_SYSTEMS, Allowed, Index
 from crsearch.serve.ladder import AROUND_MS, MARGIN, Measured
+from crsearch.serve.lag import Lag
+from crsearch.serve.loaded import Loaded
 from crsearch.serve.metrics import Metrics
 from crsearch.serve.neighbours import neighbour, neighbours
 from crsearch.serve.problems import Problem
 from crsearch.serve.security import log_broken
 from crsearch.serve.selftest import SelfTests
 from crsearch.serve.text import clean_query
-from crsearch.serve.thoughts import ThoughtCache
 
 Made = TypeVar("Made")
 
@@ -66,6 +64,9 @@ FAILED = "trial searches found nothing in the new version: see the admin page, a
 NEVER_MS = 1e9
 """Cost of a rung that is not warm yet."""
 JUDGE = "judge items of an answer of this server, by its request_id"
+BEHIND_MS = 30.0
+"""An event loop that is this late has more to do than it can, whatever the model does: searches beyond a batch are
+refused until it has caught up."""
 POOL = 4
 """Threads for all that is not decoding."""
 
@@ -77,42 +78,26 @@ class SearchService:
         run: folder of the run.
         config: of the server.
         writes: keep catalogue versions and feedback below ``RUN/serving``; else nothing is written.
+        decoder: a process of its own; none = the model decodes in a thread of this one.
 
     Raises:
         RunError: no finished run.
         ModelError, SidError, DataError: its files are broken or do not belong together.
     """
 
-    def __init__(self, run: Path, config: ServeConfig, *, writes: bool = True) -> None:
-        from crsearch.models.bundle import load_bundle
-
+    def __init__(self, run: Path, config: ServeConfig, *, writes: bool = True, decoder: Decoder | None = None) -> None:
         self.run, self.config = run, config
-        settings, found = finished(run)
-        self.results = found
-        self.space = Workspace(RunDirectory.reading(run), settings, silent, run / "data")
-        self.final: str = found["final_stage"]
-        folder = run / "models" / self.final
-        self.bundle = load_bundle(folder, self.space.sids)
-        self.bundle.model.to(device(settings)).eval()
-        weights = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        self.model_key = digest(weights["sha256"])[:12]
-        self.contexts = Contexts(self.space.dataset, settings.context.max_events)
-        self.store = CatalogueStore(run)
-        self.index = self._index(self.store.load() if writes else self.store.glance())
+        loaded = self.loaded = Loaded(run)
+        self.space, self.final, self.results = loaded.space, loaded.final, loaded.results
+        self.bundle, self.model_key, self.store = loaded.bundle, loaded.model_key, loaded.store
+        self.bundle.model.to("meta" if decoder else device(loaded.settings))  # where it decodes its weights are needed
+        self.contexts = Contexts(self.space.dataset, loaded.settings.context.max_events)
+        self.index = loaded.index(self.store.load() if writes else self.store.glance())
         self.feedback = FeedbackStore(feedback_file(run)) if writes else None
-        self.cache = ThoughtCache(config.thoughts)
         self.metrics, self.recent = Metrics(), Recent(is_open=config.log_queries)
         self.self_tests = SelfTests(config.keys)
-        limit = settings.decode.think_tokens if config.think_tokens is None else config.think_tokens
-        self.prefixes = PrefixStore(config.prefix_mib << 20) if config.prefix_mib else None
-        self.engine = Engine(
-            self.model_key,
-            self.cache,
-            batch=config.batch,
-            queue=config.queue,
-            think_tokens=limit,
-            cuts_pay=cuts_pay(found),
-            store=self.prefixes,
+        self.engine: Decoder = decoder or Engine.of(
+            config, loaded.settings.decode.think_tokens, self.results, self.model_key
         )
         self.fallback_ms = {rung: Measured(NEVER_MS if rung is Rung.FUSED else 10.0) for rung in RUNG_SYSTEMS}
         self.verdicts = Verdicts(self.store.place / "canary.json" if writes else None)
@@ -131,32 +116,34 @@ class SearchService:
         """Writes what was served, behind the answers."""
         self._asking = 0
         """Requests whose context is being read."""
+        self.lag = Lag()
         self._flying: dict[str, asyncio.Task[Answer]] = {}
         self._kept: set[asyncio.Task[Any]] = set()
         self._watch_metrics()
 
-    def _index(self, version: Version, before: Index | None = None) -> Index:
-        return Index(self.space, version, self.bundle, self.final, before)
-
     def _watch_metrics(self) -> None:
-        engine, cache = self.engine, self.cache
+        engine = self.engine
         self.metrics.watch("queue_depth", "Searches that wait for the model", lambda: engine.waiting)
-        self.metrics.watch("thoughts_cached", "Thoughts in the cache", lambda: len(cache))
-        self.metrics.watch("thought_cache_hits", "Thoughts found in the cache", lambda: cache.hits)
-        self.metrics.watch("invalid_sids", "Answers that were no live item; must be 0", lambda: engine.invalid)
+        self.metrics.watch("thoughts_cached", "Thoughts in the cache", lambda: engine.state.thoughts)
+        self.metrics.watch("thought_cache_hits", "Thoughts found in the cache", lambda: engine.state.hits)
+        self.metrics.watch("invalid_sids", "Answers that were no live item; must be 0", lambda: engine.state.invalid)
         self.metrics.watch("catalogue_version", "Number of the version in use", lambda: float(self.index.name[1:]))
         self.metrics.watch("catalogue_items", "Items that can be found", lambda: int(self.index.alive_N.sum()))
         self.metrics.watch("ready", "1 = ready", lambda: float(self.ready))
+        self.metrics.watch("event_loop_lag_seconds", "How late the event loop is", lambda: self.lag.ms / 1e3)
 
     # -- life ---------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
         """Warm up, then be ready; watch the catalogue and the engine."""
-        self.engine.start()
         await self._in_pool(lambda: self._warm_below(Rung.LEXICAL, Rung.POPULAR))
-        await self._warm_model()
+        asked = await self._in_pool(self._first)
+        await self.engine.begin(asked.index, asked.trunk, self.config.width)
+        gc.collect()
+        gc.freeze()  # the run stays for ever: looking through it again would stop everybody
         self.is_ready = True
         self._keep(self._in_pool(lambda: self._warm_below(Rung.FUSED)))
         self._keep(self._guard())
+        self._keep(self.lag.watch())
         if self.feedback is not None:
             self._keep(self._try_present())
         self._keep(self._in_pool(self.store.warm))  # else the first new item waits for the encoder
@@ -181,7 +168,7 @@ class SearchService:
             await asyncio.sleep(0.02)
         for task in list(self._kept):
             task.cancel()
-        self.engine.stop()
+        await self.engine.stop()
         await self._in_pool(self._scribe.shutdown)
         if self.feedback is not None:
             await self._in_pool(self.feedback.close)
@@ -202,26 +189,11 @@ class SearchService:
             "refused_catalogue": bool(self.last_error),
         }
 
-    async def _warm_model(self) -> None:
-        """A first thought and a first beam, alone and in a full batch: kernels are loaded, costs are measured."""
+    def _first(self) -> Asked:
+        """A search of a user of the run, or of a stranger."""
         user = next(iter(self.contexts.users("", 1)), None)
-        request = SearchRequest(
-            query=(user.last_query if user else "") or "a", user_id=user.user_id if user else None, deadline_ms=10_000
-        )
-        asked = await self._in_pool(lambda: self._ask(request, time.monotonic()))
-        kept, self.engine.cache = self.engine.cache, ThoughtCache(0)
-        try:
-            most = min(self.config.batch, self.config.queue)
-            for mode, times in (("think", 1), ("fast", 2), ("think", most), ("fast", most)):
-                late = time.monotonic() + 60
-                jobs = [replace_job(asked, mode, late, self.config.width) for _ in range(times)]
-                for job in jobs:
-                    self.engine.submit(job)
-                await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
-        finally:
-            self.engine.cache = kept
-        if self.engine.failures:
-            raise RunError(f"{self.run}: the model of {self.final} does not decode; train again, or check the files")
+        query = (user.last_query if user else "") or "a"
+        return self._ask(SearchRequest(query=query, user_id=user.user_id if user else None), time.monotonic())
 
     def _warm_below(self, *rungs: Rung) -> None:
         """Make the systems of rungs below the model, and measure them."""
@@ -253,7 +225,8 @@ class SearchService:
                 it (``CanaryError``); the present one stays.
         """
         try:
-            index = await self._in_pool(lambda: self._index(self.store.load(name), self.index))
+            index = await self._in_pool(lambda: self.loaded.index(self.store.load(name), self.index))
+            await self.engine.use(index)
             if not await self._is_good(index):
                 await self._in_pool(lambda: self.store.rollback(self.index.name))
                 raise self._found_nothing(index.name)
@@ -314,12 +287,22 @@ class SearchService:
 
     # -- searching ----------------------------------------------------------------------------------------------------
     def refuse_if_full(self) -> None:
-        """Refuse a search that there is no room for, before its body is looked at.
+        """Refuse a search that there is no room for.
 
         Raises:
             Problem: ``too_many_requests``.
         """
         if self.engine.waiting + self._asking >= self.config.queue:
+            raise self._busy()
+
+    def gate(self) -> None:
+        """What a search over HTTP must pass before its body is looked at: there is room for it, and time.
+
+        Raises:
+            Problem: ``too_many_requests``.
+        """
+        self.refuse_if_full()
+        if len(self._flying) >= self.config.batch and self.lag.ms > BEHIND_MS:
             raise self._busy()
 
     async def search(self, request: SearchRequest, request_id: str | None = None) -> Answer:
@@ -492,7 +475,7 @@ class SearchService:
             mode=asked.request.mode,
             width=max(self.config.width, asked.request.top_k),
             deadline=asked.deadline - self._reserve_ms() / 1e3,
-            mask=None if asked.allowed is None else asked.allowed.mask,
+            filters=asked.request.filters,
             owner=asked.context.user_id,
             listener=listener,
         )
@@ -511,23 +494,32 @@ class SearchService:
             )
         if asked.clean.is_wordless:
             return await self._fall_back(asked, Outcome(rung=None, why="the query has no word"), Rung.POPULAR)
-        job = job or self._job(asked)
-        if not self.engine.submit(job):
-            raise self._busy()
-        try:
-            left = max(0.0, job.deadline - time.monotonic()) + AROUND_MS / 1e3
-            outcome: Outcome = await asyncio.wait_for(asyncio.wrap_future(job.future), left)
-        except TimeoutError:
-            job.cancel()
-            outcome = Outcome(rung=None, why="the model was busy until the deadline", degraded=("model_busy",))
-        except asyncio.CancelledError:
-            job.cancel()
-            raise
+        outcome = await self._decoded(job or self._job(asked))
         if outcome.rung is None:
             calm = self.engine.waiting < self.config.batch  # fusing takes a hundred times as long as BM25 alone
             in_time = calm and asked.left_ms > AROUND_MS + MARGIN * self.fallback_ms[Rung.FUSED](1)
             return await self._fall_back(asked, outcome, Rung.FUSED if in_time else Rung.LEXICAL)
         return self._envelope(asked, outcome, outcome.rung)
+
+    async def _decoded(self, job: Job) -> Outcome:
+        """What the model finds, or why it was not asked.
+
+        Raises:
+            Problem: the queue is full.
+        """
+        left = max(0.0, job.deadline - time.monotonic())
+        if self.engine.wait_ms() > 1e3 * left:  # waiting would end in a lower rung too, only later
+            return Outcome(rung=None, why="the queue is longer than the deadline", degraded=("model_busy",))
+        if not self.engine.submit(job):
+            raise self._busy()
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(job.future), left + AROUND_MS / 1e3)
+        except TimeoutError:
+            job.cancel()
+            return Outcome(rung=None, why="the model was busy until the deadline", degraded=("model_busy",))
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
 
     # -- below the model ----------------------------------------------------------------------------------------------
     async def _fall_back(self, asked: Asked, outcome: Outcome, rung: Rung) -> Answer:
@@ -553,16 +545,19 @@ class SearchService:
 
     async def _beside(self, asked: Asked, name: str) -> tuple[Found, ...]:
         """The list of another system, for comparison; empty where it is not there in time."""
-
-        def work() -> RankedList:
-            return asked.index.ranked(asked.index.searcher(name), asked.context, asked.request.top_k, asked.allowed)
-
-        job = Job(index=asked.index, deadline=time.monotonic() + COMPARE_SECONDS, work=work)
+        job = Job(
+            index=asked.index,
+            system=name,
+            context=asked.context,
+            width=asked.request.top_k,
+            filters=asked.request.filters,
+            deadline=time.monotonic() + COMPARE_SECONDS,
+        )
         if not self.engine.submit(job):
             return ()
         try:
             found = await asyncio.wait_for(asyncio.wrap_future(job.future), COMPARE_SECONDS)
-        except TimeoutError:
+        except (TimeoutError, ModelError):
             job.cancel()
             return ()
         return hydrated(asked, found.item_ids, found.scores, "", name)
@@ -630,10 +625,9 @@ class SearchService:
         return await self._in_pool(self._admin)
 
     def _admin(self) -> Status:
-        index, recent, engine = self.index, self.recent, self.engine
+        index, recent, engine, state = self.index, self.recent, self.engine, self.engine.state
         total = recent.percentiles("total")
-        seen = self.cache.hits + self.cache.misses
-        prefixes = None if self.prefixes is None else self.prefixes.stats
+        seen, tokens = state.hits + state.misses, state.reused + state.read
         versions = self.store.versions()
         here = next((v for v in versions if v.name == index.name), None)
         return {
@@ -644,7 +638,7 @@ class SearchService:
                 "checks": [
                     {"name": "model", "ok": not (engine.is_broken or engine.is_hung), "note": self.health()["model"]},
                     {"name": "catalogue", "ok": not self.last_error, "note": self.last_error},
-                    {"name": "invalid_sids", "ok": engine.invalid == 0, "note": str(engine.invalid)},
+                    {"name": "invalid_sids", "ok": state.invalid == 0, "note": str(state.invalid)},
                 ],
             },
             "about": {"run": self.run.name, "model": f"{self.final} {self.model_key}", "catalogue": index.name},
@@ -661,11 +655,9 @@ class SearchService:
                 **total,
                 "queue": engine.waiting,
                 "rejected": int(self.metrics.value("rejected")),
-                "thought_cache": round(self.cache.hits / seen, 3) if seen else None,
-                "prefix_cache": None
-                if prefixes is None
-                else round(prefixes.tokens_reused / max(1, prefixes.tokens_reused + prefixes.tokens_read), 3),
-                "invalid_sids": engine.invalid,
+                "thought_cache": round(state.hits / seen, 3) if seen else None,
+                "prefix_cache": round(state.reused / max(1, tokens), 3) if self.config.prefix_mib else None,
+                "invalid_sids": state.invalid,
                 "parts": {part: recent.percentiles(part) for part in ("queue", "prompt", "think", "beam", "hydrate")},
             },
             "slow": recent.slow(),
@@ -723,8 +715,7 @@ class SearchService:
     async def forget(self, user_id: str) -> int:
         """Drop what is kept in memory of a user, who is a stranger from now on; how many things there were."""
         self.contexts.forgotten.add(user_id)
-        dropped = self.cache.forget(user_id)
-        return dropped + (self.prefixes.forget(user_id) if self.prefixes is not None else 0)
+        return await self.engine.forget(user_id)
 
     # -- helpers ------------------------------------------------------------------------------------------------------
     async def _in_pool(self, work: Callable[[], Made]) -> Made:
@@ -741,11 +732,6 @@ class SearchService:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             log_broken("", error)
-
-
-def replace_job(asked: Asked, mode: Any, deadline: float, width: int) -> Job:
-    """A job of a request in another mode."""
-    return Job(index=asked.index, trunk=asked.trunk, mode=mode, width=width, deadline=deadline)
 
 
 def _version_row(about: About, current: str, verdict: Verdict | None) -> VersionRow:

@@ -6,6 +6,7 @@ import httpx2
 import pytest
 
 from crsearch.serve.app import create_app
+from crsearch.serve.engine import Engine
 
 USER = "u00000"
 
@@ -231,3 +232,40 @@ def test_the_page_shows_every_kind_of_answer(calling, mode):
     for page in calling(work):
         assert page.status_code == 200
         assert "<h1" in page.text or "<h2" in page.text
+
+
+SEARCHES = ("/v1/search", "/v1/search/stream", "/v1/chat/completions")
+REFUSED = {
+    "a search": (b'{"query": "case"}', {}, 429, "too_many_requests"),
+    "no JSON": (b"no JSON at all {{{", {}, 429, "too_many_requests"),
+    "empty": (b"", {}, 429, "too_many_requests"),
+    "no key": (b"{}", {"authorization": ""}, 401, "unauthorized"),
+    "a key of another scope": (b"{}", {"authorization": "Bearer " + "m" * 24}, 403, "forbidden"),
+    "a foreign host": (b"{}", {"host": "elsewhere.example"}, 421, "wrong_host"),
+    "another type": (b"{}", {"content-type": "text/plain"}, 415, "unsupported_media_type"),
+    "too large": (b" " * 300_000, {}, 413, "body_too_large"),
+}
+"""Body, headers, status and code of requests to a server whose queue is full."""
+
+
+def test_a_full_queue_refuses_who_may_search_before_the_body_is_looked_at(calling, monkeypatch):
+    monkeypatch.setenv("CRSEARCH_SEARCH_KEY", "s" * 24)
+    monkeypatch.setenv("CRSEARCH_METRICS_KEY", "m" * 24)
+
+    async def work(client, service):
+        monkeypatch.setattr("crsearch.serve.app.parse_json", None)  # whoever looks at the body breaks
+        monkeypatch.setattr(Engine, "waiting", property(lambda engine: 64))
+        own = {"authorization": "Bearer " + "s" * 24, "content-type": "application/json"}
+        return [
+            (name, await client.post(path, content=body, headers={**own, **headers}), status, code)
+            for path in SEARCHES
+            for name, (body, headers, status, code) in REFUSED.items()
+        ], service.metrics.value("rejected")
+
+    replies, rejected = calling(work)
+    for name, reply, status, code in replies:
+        assert (reply.status_code, error(reply)["code"]) == (status, code), name
+        assert ("retry-after" in reply.headers) == (status == 429), name
+        assert reply.headers["x-request-id"] == error(reply)["request_id"]
+        assert reply.headers["x-content-type-options"] == "nosniff" and "content-security-policy" in reply.headers
+    assert rejected == 9.0

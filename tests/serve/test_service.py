@@ -62,7 +62,7 @@ def test_alone_and_in_a_batch_the_same_items_come(serving):
         asked = [ask(user_id=u, mode=mode, top_k=7) for u in users for mode in ("think", "fast")]
         together = await asyncio.gather(*(service.search(a) for a in asked))
         sizes = dict(service.engine.decoded)
-        service.cache._kept.clear()
+        service.engine.cache._kept.clear()
         alone = [await service.search(a) for a in asked]
         return together, alone, sizes
 
@@ -231,7 +231,7 @@ def test_what_cannot_be_answered_says_which_field(serving, request_, code, field
 def test_a_stream_begins_with_results_and_ends_with_the_list_of_the_thought(serving):
     async def work(service):
         events = [e async for e in service.stream(ask(user_id=USER, mode="think"))]
-        service.cache._kept.clear()
+        service.engine.cache._kept.clear()
         return events, await service.search(ask(user_id=USER, mode="think"))
 
     events, whole = serving(work)
@@ -287,7 +287,7 @@ def test_a_forgotten_user_is_a_stranger(serving):
         return (
             USER in {p.user_id for p in await service.users("", 100)},
             await service.persona(USER),
-            len(service.cache),
+            len(service.engine.cache),
         )
 
     assert serving(work) == (False, None, 0)
