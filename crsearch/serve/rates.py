@@ -34,6 +34,11 @@ class RateLimit:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a limit at all."""
+        return self._rate is not None
+
     def take(self, client: bytes) -> None:
         """Count a request of a client.
 

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -205,7 +206,7 @@ class Front:
         authorization = headers.get("authorization", [])
         need = matched.route.need if matched.route else None
         address = (scope.get("client") or ("",))[0]
-        if need != "open":
+        if need != "open" and self._rates.is_on:
             self._rates.take(self._keys.client(authorization, address))
         require(need, self._keys.scopes(authorization), bool(authorization))
 
@@ -253,13 +254,16 @@ class _Visit:
 
     async def send(self, message: Message) -> None:
         """Pass a part of the answer on."""
+        async with asyncio.timeout(SEND_SECONDS):
+            await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *self._missing(message)]}
         elif message["type"] == "http.response.body":
             self._is_done = not message.get("more_body", False)
-        async with asyncio.timeout(SEND_SECONDS):
-            await self._send(message)
+        await self._send(message)
 
     def _missing(self, message: Message) -> list[tuple[bytes, bytes]]:
         have = {name.lower() for name, _ in message.get("headers", ())}
@@ -326,11 +330,14 @@ class _Visit:
             self.extra.append(("www-authenticate", "Bearer"))
         if not self._is_body_read:
             self.extra.append(("connection", "close"))
+        lingers = not self._is_body_read
         with suppress(OSError, TimeoutError):
-            await self.send({"type": "http.response.start", "status": problem.status, "headers": []})
-            await self.send({"type": "http.response.body", "body": body, "more_body": True})
-            await self._linger()
-            await self.send({"type": "http.response.body", "body": b""})
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._pass_on({"type": "http.response.start", "status": problem.status, "headers": []})
+                await self._pass_on({"type": "http.response.body", "body": body, "more_body": lingers})
+            if lingers:
+                await self._linger()
+                await self.send({"type": "http.response.body", "body": b""})
 
     async def _linger(self) -> None:
         size = 0
@@ -410,11 +417,17 @@ def check_host(headers: Mapping[str, list[str]], config: ServeConfig) -> None:
     Raises:
         Problem: ``wrong_host``.
     """
-    name = _host_name(headers.get("host", [""])[0])
-    ours = {_host_name(h) for h in (config.host, *config.hosts)}
-    if is_loopback(name) or name in ours or (not is_loopback(config.host) and _is_address(name)):
-        return
-    raise Problem("wrong_host", "this server is not known by that name", hint="list the name in serve.hosts")
+    if not _is_ours(headers.get("host", [""])[0], (config.host, *config.hosts)):
+        raise Problem("wrong_host", "this server is not known by that name", hint="list the name in serve.hosts")
+
+
+@lru_cache(maxsize=64)
+def _is_ours(host: str, names: tuple[str, ...]) -> bool:
+    """Whether a Host header names us; the first of ``names`` is where the server listens."""
+    name = _host_name(host)
+    if is_loopback(name) or name in map(_host_name, names):
+        return True
+    return not is_loopback(names[0]) and _is_address(name)
 
 
 def check_origin(method: str, headers: Mapping[str, list[str]], origins: Sequence[str]) -> str | None:

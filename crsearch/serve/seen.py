@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 LOG = logging.getLogger("crsearch.serve.access")
@@ -40,6 +40,9 @@ class Seen:
     """Only where ``serve.log_queries`` is on."""
 
 
+_FIELDS = tuple(f.name for f in fields(Seen))
+
+
 def note(connection: Any, *, rung: str | None = None, user_id: str | None = None, query: str | None = None) -> None:
     """Tell what is known about a request only inside its route.
 
@@ -65,7 +68,7 @@ def hash_user(user_id: str) -> str:
 
 def log_line(seen: Seen, now: float | None = None) -> str:
     """One line of JSON, in ASCII: nothing in it ends the line or acts on a terminal."""
-    values = {name: value for name, value in asdict(seen).items() if value is not None}
+    values = {name: value for name in _FIELDS if (value := getattr(seen, name)) is not None}
     values["ms"] = round(seen.ms, 2)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
     return json.dumps({"time": stamp, **values}).replace("\x7f", "\\u007f")
