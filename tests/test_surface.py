@@ -24,6 +24,11 @@ def modules_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+def test_the_server_starts_without_the_writer_of_reports():
+    code = "import sys, crsearch.serve.app; assert 'crsearch.report.write' not in sys.modules"
+    assert "torch" in modules_after(code)
+
+
 @pytest.mark.parametrize(
     "code",
     [
