@@ -32,8 +32,6 @@ from crsearch.serve.engine import Engine, Job
 from crsearch.serve.index import Index
 from crsearch.serve.loaded import Loaded
 
-NICE = 5
-"""Where cores are short, a refusal and a list without the model come first."""
 INDEXES = 3
 """Versions of the catalogue that are kept: a request may still name the one before."""
 _CONTEXT = TypeAdapter(Context)
@@ -96,7 +94,6 @@ class _Host:
         self.engine.warm(self._index(version), trunk, width)
         gc.collect()
         gc.freeze()  # what stays for ever is not looked through again
-        os.nice(NICE)
         self._send("ready", self.engine.state)
 
     def _job(self, n: int, version: str, told: dict[str, Any]) -> None:

@@ -508,6 +508,8 @@ def over_socket(*parts, config=None, **options):
         (HEAD + b"Content-Length: -1\r\n\r\n{}", b"400"),
         (HEAD + b"Content-Length: 99999999999999999999\r\n\r\n{}", b"413"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n", b"400"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: " + b"a" * 200_000, b"431"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 200_000, b"431"),
         (HEAD + b"Content-Length: 20000000\r\n\r\n" + b" " * 300_000, b"413"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK * 11, b"413"),
     ],
