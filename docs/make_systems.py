@@ -1,4 +1,4 @@
-"""Put the tables of ``crsearch experiment main`` into docs/systems.md, or the short one into README.md.
+"""Put the tables of ``crsearch experiment main`` into docs/results.md, or the short one into README.md.
 
 python docs/make_systems.py runs/main
 python docs/make_systems.py runs/main --short README.md    # the block `results` of that page
@@ -14,7 +14,7 @@ from typing import Any
 from blocks import replace_block
 from make_results import METRICS, cells, interval, means
 
-PAGE = Path(__file__).parent / "systems.md"
+PAGE = Path(__file__).parent / "results.md"
 SHORT = (
     "crs", "crs-fused", "crs-direct", "crs-no-thought", "latent-r3", "dense-history", "hybrid", "tiger", "ltrgr",
     "genre", "dsi", "popularity-in-query-brand", "popularity-in-query", "dense", "tfidf", "bm25", "popularity",
@@ -99,7 +99,7 @@ def named(names: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fill the block `systems` of docs/systems.md, or the block `results` of another page."""
+    """Fill the block `systems` of docs/results.md, or the block `results` of another page."""
     parser = argparse.ArgumentParser(description="Put the tables of crsearch experiment main into a page.")
     parser.add_argument("folder", type=Path, help="folder of the experiment, with main.json")
     parser.add_argument("--name", help="folder as the page names it; default: as given")

@@ -1,4 +1,4 @@
-"""docs/make_systems.py: from main.json of an experiment to the tables of docs/systems.md and README.md."""
+"""docs/make_systems.py: from main.json of an experiment to the tables of docs/results.md and README.md."""
 
 import copy
 
