@@ -191,6 +191,13 @@ async def _overload(
             how=f"{len(calm)} requests",
         ),
         Figure(
+            key="L5",
+            what="refused at 90 % load",
+            value=100 * sum(r.status == 429 for r in calm) / max(1, len(calm)),
+            unit="%",
+            how=f"{len(calm)} requests",
+        ),
+        Figure(
             key="L9",
             what="goodput at five times the load",
             value=100 * len(accepted) / seconds / peak,
