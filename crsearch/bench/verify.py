@@ -189,6 +189,10 @@ async def _hostile(server: Served, only: Sequence[str]) -> list[Figure]:
     ]
 
 
+ARRIVAL = 0.05
+"""Seconds after the first request of a restart is under way: what has not been taken by then was never promised."""
+
+
 async def _restarted(run: Path, contexts: Sequence[dict[str, Any]], restarts: int) -> list[Figure]:
     """SIGTERM with requests under way: every one that was taken is answered, and the process ends with 0."""
     dropped = codes = 0
@@ -201,6 +205,7 @@ async def _restarted(run: Path, contexts: Sequence[dict[str, Any]], restarts: in
                 t.done() for t in tasks
             ):
                 await asyncio.sleep(0.005)
+            await asyncio.sleep(ARRIVAL)
             begun = time.perf_counter()
             server.process.send_signal(signal.SIGTERM)
             dropped += sum(reply.status != 200 for reply in await asyncio.gather(*tasks))
