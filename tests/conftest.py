@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from shop import book, contexts, shop
 
 from crsearch.config import ContextConfig
 from crsearch.records.store import Catalogue
 from crsearch.sids.book import SidBook
+
+settings.register_profile("timeless", settings(), deadline=None)  # a busy machine fails no test
+settings.load_profile("timeless")
 
 
 @pytest.fixture(scope="session")

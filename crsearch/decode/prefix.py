@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from crsearch.decode.attention import PackedRead, PromptRead, TreeCache, reading, tree_attention
 from crsearch.decode.store import Held, Owners, PrefixStore, per_owner
 from crsearch.errors import DataError, ModelError
+from crsearch.models.causal import keeps
 
 Prompt = Sequence[int] | Float[Tensor, "_ _"]
 """Token ids of a context, or its input embeddings (``T D``), where a position may hold a vector of no token."""
@@ -146,7 +147,7 @@ class PrefixTree:
 
     def _read(self, text: Shaped[Tensor, "B T *D"], position_BT: Tensor, into: TreeCache | PackedRead) -> None:
         with reading(into), suppress(PromptRead):
-            self.model(**reads(text), position_ids=position_BT, past_key_values=into, use_cache=True)
+            self.model(**reads(text), **keeps(self.model, into), position_ids=position_BT)
         if len(into.prompt) < into.layers:
             raise ModelError(
                 f"{type(self.model).__name__}: {len(into.prompt)} of {into.layers} layers keep keys and values: pass "
@@ -170,10 +171,7 @@ class PrefixTree:
         cache.open_slots(M, paths)
         with reading(cache):
             out = self.model(
-                **reads(tokens_BGM.flatten(1, 2)),
-                position_ids=position_BGM.flatten(1),
-                past_key_values=cache,
-                use_cache=True,
+                **reads(tokens_BGM.flatten(1, 2)), **keeps(self.model, cache), position_ids=position_BGM.flatten(1)
             )
         if cache.attended != cache.steps * cache.layers:
             raise ModelError(

@@ -4,7 +4,9 @@ One code path for all sizes: what works on the tiny model works on Qwen3-0.6B.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,14 @@ def generable(model: Any, tokenizer: Any) -> Bool[Tensor, " V"]:
     mask = torch.zeros(model.get_input_embeddings().weight.shape[0], dtype=torch.bool)
     mask[torch.tensor(sorted(tokenizer.get_vocab().values()))] = True
     return mask
+
+
+def keeps(model: Any, cache: Any) -> dict[str, Any]:
+    """The arguments of a model's forward pass that make it keep keys and values in a cache."""
+    return {_cache_argument(type(model).forward): cache, "use_cache": True}
+
+
+@lru_cache
+def _cache_argument(forward: Callable[..., Any]) -> str:
+    """What the cache is called: ``cache`` in transformers 5.24 and later, before that ``past_key_values``."""
+    return "cache" if "cache" in signature(forward).parameters else "past_key_values"

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from crsearch.config import LatentPolicyConfig, OptimConfig, RlConfig
+from crsearch.models.causal import keeps
 from crsearch.models.latent import LatentAttention, attention_file, save_attention
 from crsearch.records.types import Context, Example
 from crsearch.train.examples import TreeBuilder, clicked_loss, device_of, draw
@@ -66,7 +67,7 @@ class LatentReasoner(nn.Module):
         # filling lies on the right, where no real token looks
         cache = DynamicCache()
         body = getattr(self.model, str(self.model.base_model_prefix))
-        hidden_BTD = body(input_ids=ids_BT.to(device), past_key_values=cache, use_cache=True).last_hidden_state
+        hidden_BTD = body(input_ids=ids_BT.to(device), **keeps(body, cache)).last_hidden_state
         memory = tuple((layer.keys, layer.values) for layer in cache.layers)
         return Read(hidden_BTD, torch.tensor([len(p) for p in prompts], device=device), memory)
 
@@ -96,8 +97,7 @@ class LatentReasoner(nn.Module):
             inputs_embeds=rows_BGAD.reshape(B, G * A, D),
             attention_mask=sight(read, G, A)[:, None],
             position_ids=position_BA.repeat(1, G),
-            past_key_values=DynamicCache(read.memory),
-            use_cache=True,
+            **keeps(body, DynamicCache(read.memory)),
         ).last_hidden_state
         target_BN = answer_BA.repeat(1, G)
         return state_logprobs(self.model, hidden_BND.flatten(0, 1), target_BN.flatten()).view(B, G, A)

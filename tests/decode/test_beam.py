@@ -26,7 +26,7 @@ from crsearch.errors import ConfigError, DataError, ModelError
 families = st.sampled_from(["qwen3", "llama"])
 seeds = st.integers(0, 3)
 lengths = st.lists(st.integers(1, 20), min_size=1, max_size=4).map(tuple)
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 class Table:

@@ -103,7 +103,7 @@ def test_the_guard_sees_what_waits():
         torch.ones(2)[torch.tensor([True, False])]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     tokens_NL=catalogues(min_items=2), seed=st.integers(0, 3), width=st.integers(1, 12),
     lengths=st.lists(st.integers(2, 20), min_size=1, max_size=3).map(tuple), normalise=st.sampled_from(["full", "sid"]),

@@ -28,7 +28,7 @@ from crsearch.decode.attention import BLOCK, Segment, causal_attention
 from crsearch.errors import ConfigError, DataError, ModelError
 
 families = st.sampled_from(["qwen3", "llama"])
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 TRIE = Trie.from_tokens(np.unique(np.random.default_rng(0).integers(8, 14, (120, 3)), axis=0))
 PLENTY = 2**30
 CLOSE, BARRED = 5, [*range(5), *range(12, VOCABULARY)]
@@ -74,7 +74,7 @@ def histories(draw: st.DrawFn) -> list[list[list[int]]]:
 
 
 @given(batches=histories(), family=families, seed=st.integers(0, 2), max_kib=st.sampled_from([0, 9, 40, 10**6]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_store_changes_no_result_and_keeps_its_bound(batches, family, seed, max_kib):
     lm, store = model(family, seed, 3.0), PrefixStore(max_kib * 1024)
     for prompts in batches:
@@ -98,7 +98,7 @@ def test_a_prompt_read_twice_gives_the_same_list_at_every_length(family, length)
 
 
 @given(family=families, seed=st.integers(0, 3), limits=st.lists(st.integers(0, 9), min_size=4, max_size=4))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_thoughts_and_lists_after_them_are_the_same_with_a_store(family, seed, limits):
     lm, store = model(family, seed, 3.0), PrefixStore(PLENTY)
     base, tails = random_prompts(seed, (50,))[0], random_prompts(seed + 1, (1, 30, 7, 3))
@@ -123,7 +123,7 @@ def test_thoughts_and_lists_after_them_are_the_same_with_a_store(family, seed, l
 
 
 @given(queries=st.integers(1, 200), before=st.integers(0, 150), seed=st.integers(0, 9))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_attention_behind_a_prefix_is_the_end_of_attention_over_all(queries, before, seed):
     made, total = torch.Generator().manual_seed(seed), queries + before
     query = torch.randn(2, 4, total, 8, generator=made)
@@ -230,7 +230,7 @@ texts = st.lists(st.tuples(st.lists(st.integers(0, 1), max_size=4), st.integers(
 
 
 @given(stored=texts, asked=texts, owners=st.lists(st.sampled_from([None, "u", "w"]), min_size=16, max_size=16))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_is_found_is_the_longest_common_beginning_with_a_stored_text(stored, asked, owners):
     def text(blocks: list[int], rest: int) -> list[int]:
         return [b for b in blocks for _ in range(BLOCK)] + [2] * rest

@@ -17,7 +17,7 @@ CLOSE = 5
 FORBIDDEN = [*range(5), *range(12, VOCABULARY)]
 LENGTHS = (6, 1, 14, 9)
 families = st.sampled_from(["qwen3", "llama"])
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,7 +15,7 @@ from crsearch.errors import DataError, SidError
 
 GOLDEN = np.array([[1, 1], [1, 2], [2, 1]])
 BIG = 70_000
-many = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60)
 
 
 def children(tokens_NL: np.ndarray, prefix: tuple[int, ...]) -> list[int]:
@@ -136,7 +136,7 @@ def test_a_mask_marks_exactly_the_prefixes_of_allowed_items(tokens_NL, data):
 
 @pytest.mark.parametrize("mmap", [True, False])
 @given(tokens_NL=catalogues())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_saved_trie_is_the_same_when_loaded(tmp_path_factory, mmap, tokens_NL):
     path = tmp_path_factory.mktemp("trie") / "trie.npy"
     trie = Trie.from_tokens(tokens_NL)

@@ -1,7 +1,7 @@
 """One splitter for all: folded characters, Chinese by a dictionary or in pairs."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crsearch.encoders.words import SPLITS, bigrams, normalise, words
@@ -66,7 +66,6 @@ def test_normalising_twice_changes_nothing(text):
 
 @BOTH
 def test_no_text_breaks_the_words_and_none_is_empty(split):
-    @settings(deadline=None)
     @given(st.text())
     def holds(text):
         assert all(word and not word.isspace() for word in split(text))
@@ -76,7 +75,6 @@ def test_no_text_breaks_the_words_and_none_is_empty(split):
 
 @BOTH
 def test_words_have_no_space_or_punctuation_and_cover_every_letter(split):
-    @settings(deadline=None)
     @given(st.text(st.sampled_from("aB1 ,手机壳红色Ａ、éの"), max_size=30))
     def holds(text):
         found = split(text)

@@ -217,7 +217,7 @@ def test_naive_times_in_parquet_are_named_by_row(tmp_path):
 
 
 @given(content=st.binary(max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "jsonl.gz", "csv.gz", "parquet"])
 def test_no_bytes_make_the_check_fail(tmp_path_factory, suffix, content):
     folder = write(tmp_path_factory.mktemp("set"))

@@ -165,7 +165,7 @@ def dataset(raw: dict[str, list[dict[str, object]]]) -> Dataset:
 
 class TestFiles:
     @given(raw=raw_records())
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_save_and_load_return_the_same_records_and_fingerprint(self, tmp_path_factory, raw):
         data = dataset(raw)
         folder = tmp_path_factory.mktemp("set")

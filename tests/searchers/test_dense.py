@@ -82,7 +82,7 @@ def test_only_allowed_items_are_listed():
     assert ask(searcher, "1,0", allowed_N=np.zeros(3, dtype=bool)).item_ids == ()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1), items=st.integers(1, 60), k=st.integers(0, 70), block=st.integers(1, 70),
     different=st.integers(1, 60),

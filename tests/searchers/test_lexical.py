@@ -3,7 +3,7 @@ from math import log, log2, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crsearch.encoders.words import SPLITS, bigrams, words
@@ -74,7 +74,6 @@ def test_tfidf_of_three_items_is_what_was_worked_out_by_hand():
     )
 
 
-@settings(deadline=None)
 @given(SHOPS, WORDS, st.sampled_from([0.0, 1.2, 3.0]), st.sampled_from([0.0, 0.75, 1.0]))
 def test_bm25_equals_the_formula(docs, query, k1, b):
     searcher = Bm25Searcher(shop(map(" ".join, docs)), k1=k1, b=b)
@@ -82,7 +81,6 @@ def test_bm25_equals_the_formula(docs, query, k1, b):
     assert got == pytest.approx(bm25_by_hand(docs, query, k1, b))
 
 
-@settings(deadline=None)
 @given(SHOPS, WORDS)
 def test_tfidf_equals_the_formula(docs, query):
     got = scores_by_row(TfidfSearcher(shop(map(" ".join, docs))), " ".join(query), len(docs))

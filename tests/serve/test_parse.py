@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crsearch.serve.contract import SearchRequest
@@ -75,14 +75,12 @@ def test_plain_json_is_read(body, value):
     assert parse_json(body, DEPTH) == value
 
 
-@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(), st.lists, max_leaves=20))
 def test_any_value_comes_back(value):
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
         assert parse_json(text.encode(), 64) == value
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(body):
     try:

@@ -4,7 +4,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crsearch.serve.problems import Problem
@@ -99,7 +99,6 @@ def test_no_space_is_left_where_a_query_is_cut():
     assert cleaned("ab cd", chars=3).text == "ab"
 
 
-@settings(deadline=None)
 @given(st.text(max_size=400), st.integers(1, 64))
 def test_cleaning_is_bounded_and_done_once(text, chars):
     try:
@@ -113,7 +112,6 @@ def test_cleaning_is_bounded_and_done_once(text, chars):
     assert (again.text, again.cut, again.sanitized) == (found.text, 0, 0)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=100))
 def test_cuts_of_words_never_fail(text):
     assert len(clean_words(text, 8).text) <= 8

@@ -32,7 +32,7 @@ def left(embeddings_ND: np.ndarray, found, layers: int) -> float:
     return float(((embeddings_ND - coded) ** 2).sum())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(embeddings_ND=VECTORS, codes=st.integers(2, 8), capacity=st.floats(1.0, 2.0), seed=st.integers(0, 9))
 def test_no_code_has_more_items_than_its_capacity(embeddings_ND, codes, capacity, seed):
     found = residual_kmeans(embeddings_ND, 3, codes, 10, seed, capacity)
@@ -44,7 +44,7 @@ def test_no_code_has_more_items_than_its_capacity(embeddings_ND, codes, capacity
         assert np.isfinite(codebook).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(embeddings_ND=VECTORS, seed=st.integers(0, 9), shuffle=st.randoms(use_true_random=False))
 def test_permuting_the_items_permutes_the_codes_but_for_equal_vectors(embeddings_ND, seed, shuffle):
     embeddings_ND = np.unique(embeddings_ND, axis=0)

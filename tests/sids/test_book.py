@@ -42,7 +42,7 @@ def test_duplicates_are_numbered_by_item_id_wherever_they_stand():
     assert book.codes_NL[:, -1].tolist() == [2, 0, 0, 1]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     values=st.lists(st.integers(0, 12), min_size=1, max_size=30),
     shuffle=st.randoms(use_true_random=False),
@@ -59,7 +59,7 @@ def test_permuting_the_catalogue_permutes_the_sids_only(values, shuffle, seed):
     assert permuted.vocabulary() == book.vocabulary()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(values=st.lists(st.integers(0, 12), min_size=1, max_size=30))
 def test_sid_tokens_and_rows_go_round(values):
     book = book_of(values, SidConfig(codes=3))

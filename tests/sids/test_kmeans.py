@@ -45,7 +45,7 @@ def test_four_numbers_get_the_codes_worked_out_by_hand(seed):
     assert found.warnings == ()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(embeddings_ND=vectors(), codes=st.integers(2, 8), seed=st.integers(0, 9))
 def test_codes_are_the_nearest_centroids_of_what_is_left(embeddings_ND, codes, seed):
     found = residual_kmeans(embeddings_ND, layers=3, codes=codes, iterations=10, seed=seed)
@@ -57,7 +57,7 @@ def test_codes_are_the_nearest_centroids_of_what_is_left(embeddings_ND, codes, s
         left_ND = left_ND - centroids_CD[found.codes_NL[:, layer]]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(embeddings_ND=vectors(), codes=st.integers(2, 8), seed=st.integers(0, 9))
 def test_every_code_is_used_and_codes_follow_their_centroids_order(embeddings_ND, codes, seed):
     found = residual_kmeans(embeddings_ND, layers=3, codes=codes, iterations=10, seed=seed)
@@ -67,14 +67,14 @@ def test_every_code_is_used_and_codes_follow_their_centroids_order(embeddings_ND
         assert len(centroids_CD) <= codes
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(embeddings_ND=vectors(), codes=st.integers(2, 8), seed=st.integers(0, 9))
 def test_assigning_the_items_again_gives_their_codes_even_on_ties(embeddings_ND, codes, seed):
     found = residual_kmeans(embeddings_ND, layers=3, codes=codes, iterations=2, seed=seed)
     assert assign_codes(embeddings_ND, found.codebooks).tolist() == found.codes_NL.tolist()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(embeddings_ND=vectors(), seed=st.integers(0, 9), shuffle=st.randoms(use_true_random=False))
 def test_permuting_the_items_permutes_the_codes_only(embeddings_ND, seed, shuffle):
     order = list(range(len(embeddings_ND)))
@@ -85,7 +85,7 @@ def test_permuting_the_items_permutes_the_codes_only(embeddings_ND, seed, shuffl
     assert all((a == b).all() for a, b in zip(found.codebooks, permuted.codebooks, strict=True))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(embeddings_ND=vectors(), seed=st.integers(0, 9))
 def test_error_never_grows_from_layer_to_layer(embeddings_ND, seed):
     found = residual_kmeans(embeddings_ND, layers=3, codes=3, iterations=30, seed=seed)

@@ -29,7 +29,7 @@ def test_equal_vectors_are_dealt_out_evenly(count, length):
     assert len(np.unique(codes, axis=0)) == count
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     count=st.integers(1, 40), kinds=st.integers(1, 20), branching=st.integers(2, 5), leaf_size=st.integers(1, 7),
     seed=st.integers(0, 2**16),

@@ -84,7 +84,7 @@ def advantage_of(rewards: list[float], **config: object) -> Tensor:
     return group_advantage(torch.tensor([rewards]), RlConfig(**config))[0][0]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(groups, st.sampled_from(["sample", "population"]), st.booleans())
 def test_advantages_are_finite_and_sum_to_zero(rewards, std, normalise):
     a = advantage_of(rewards, std=std, normalise_std=normalise, eps=0.0)
@@ -92,20 +92,20 @@ def test_advantages_are_finite_and_sum_to_zero(rewards, std, normalise):
     assert abs(a.sum().item()) < 1e-3
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(groups, st.floats(-10, 10, width=32))
 def test_adding_a_constant_to_all_rewards_changes_nothing(rewards, c):
     torch.testing.assert_close(advantage_of([r + c for r in rewards]), advantage_of(rewards), atol=2e-3, rtol=1e-3)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(groups, st.floats(0.01, 100))
 def test_scaling_all_rewards_changes_nothing_without_eps(rewards, c):
     scaled = advantage_of([r * c for r in rewards], eps=0.0)
     torch.testing.assert_close(scaled, advantage_of(rewards, eps=0.0), atol=1e-3, rtol=1e-3)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(groups)
 def test_a_better_reward_never_has_a_lower_advantage(rewards):
     a = advantage_of(rewards)
@@ -167,7 +167,7 @@ def test_sid_tokens_learn_as_the_setting_says_and_forced_tokens_never():
 # ---------------------------------------------------------------- loss
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, st.sampled_from(NAMES), st.sampled_from(["sequence", "token", "constant"]), st.sampled_from([0.0, 0.1]))
 def test_the_loss_equals_the_loop(seed, name, norm, kl):
     batch = random_batch(seed)
@@ -175,7 +175,7 @@ def test_the_loss_equals_the_loop(seed, name, norm, kl):
     assert loss_of(batch, config)[0].item() == pytest.approx(slow_loss(batch, config), abs=1e-5)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds)
 def test_the_first_step_has_the_loss_beta_kl(seed):
     """rho = 1 and per-sequence lengths: the advantages cancel, whatever the lengths, and only the KL term is left."""
@@ -201,7 +201,7 @@ def test_without_a_reference_the_first_step_has_no_loss_but_a_gradient():
     torch.testing.assert_close(new.grad, torch.tensor([[-0.25, -0.25], [0.25, 0.25]]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, st.sampled_from(NAMES))
 def test_what_stands_outside_the_mask_is_not_read(seed, name):
     """Padding full of NaN and -inf changes neither the loss nor the gradient."""
@@ -222,7 +222,7 @@ def test_what_stands_outside_the_mask_is_not_read(seed, name):
     assert all(math.isfinite(v) for v in stats.values())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, st.sampled_from(NAMES))
 def test_parts_of_a_batch_add_up_to_the_whole(seed, name):
     batch = random_batch(seed)
@@ -236,7 +236,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(seed, name):
     torch.testing.assert_close(torch.stack(parts).sum(), whole)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, st.sampled_from(NAMES))
 def test_dropped_sequences_leave_no_trace(seed, name):
     batch = random_batch(seed)
@@ -306,7 +306,7 @@ def test_an_unknown_variant_names_the_nearest():
         variant(RlConfig(), "gsp")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seeds, st.sampled_from(["positive", "all", "none"]))
 def test_with_one_beam_r_grpo_is_grpo(seed, sid_token_loss):
     """Same rollouts, lists of one: the aggregate, the advantages, the mask and the loss agree exactly."""

@@ -73,7 +73,7 @@ def test_structure_allows_one_end_token_at_the_very_end():
     assert not structure_of([1, 5, 2, 9, 50, 51], **form).is_well_formed
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 5), max_size=5), min_size=1, max_size=6), st.data())
 def test_structure_of_token_ids_is_structure_of_text(thoughts, data):
     """Token 1 is <think>, token 2 </think>; the decoder adds the opening tag, a closing tag if due, and the SID."""
@@ -104,7 +104,7 @@ def test_overlong_penalty_is_off_at_zero():
 # ---------------------------------------------------------------- items
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**31), st.booleans(), st.floats(0, 1))
 def test_sid_accuracy_equals_the_loop(seed, prefix_only, exact_weight):
     g = torch.Generator().manual_seed(seed)
@@ -176,13 +176,13 @@ def test_validity_counts_rows():
 # ---------------------------------------------------------------- lists
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(lists)
 def test_r_star_lies_between_the_least_and_the_largest_reward(values):
     assert min(values) - 1e-5 <= r_star(values) <= max(values) + 1e-5
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(lists, st.sampled_from(["e", "2"]), st.data())
 def test_moving_a_larger_reward_forward_never_lowers_r_star(values, base, data):
     i = data.draw(st.integers(0, len(values) - 1))
@@ -192,7 +192,7 @@ def test_moving_a_larger_reward_forward_never_lowers_r_star(values, base, data):
     assert r_star(better, base) >= r_star(values, base) - 1e-6
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(lists, rewards)
 def test_a_constant_passes_through(values, c):
     assert r_star([v + c for v in values]) == pytest.approx(r_star(values) + c, abs=1e-4)

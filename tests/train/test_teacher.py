@@ -191,7 +191,7 @@ def test_rows_that_do_not_belong_together_are_an_error():
         leak_filter(None, example("q", "B01"), SHOP["B02"], SID)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(max_size=200))
 def test_no_text_breaks_the_filter(text):
     assert reason(text) in {None, *REASONS}

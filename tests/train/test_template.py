@@ -130,7 +130,7 @@ def test_a_short_budget_drops_evidence_until_the_thought_fits():
 
 
 # ---------------------------------------------------------------- what is never looked at
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     chosen=st.lists(st.sampled_from(["B01", "B02", "B03", "B04", "B05", "B06"]), max_size=4),
     query=st.sampled_from([HEM, "polish", "gift", "shampoo"]),
@@ -168,7 +168,7 @@ def test_control_tokens_in_records_do_not_reach_the_thought():
 texts = st.text(st.sampled_from("abc <>;é手机&\u200b0123456789"), max_size=80)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     query=texts,
     title=texts,

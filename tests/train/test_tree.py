@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
     Gemma3ForCausalLM,
@@ -128,7 +128,6 @@ def test_temperature_divides_the_logits(model):
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 16))
-@settings(deadline=None)
 def test_rows_hold_every_tree_once_and_are_as_wide_as_their_longest_asks(lengths, step):
     rows = fill_rows(lengths, step)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
