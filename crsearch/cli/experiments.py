@@ -119,12 +119,24 @@ def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
             for arm, facts in result["arms"].items()
             for stage, metrics in facts["stages"].items()
         ]
-        title = f"{start}, {result['queries']:,} test queries, mean over the seeds"
+        title = f"{start}, {result['queries']:,} test queries, {_seeds(result)}"
         print_metrics(title, ("loop", "stage", "CPU s"), rows, (), out)
         show_comparisons(result["comparisons"], out)
-        own, other = (result["arms"][arm]["stages"] for arm in ("r-grpo", "grpo"))
-        gains = (f"{_percent(own[s]['HR@1']['mean'], other[s]['HR@1']['mean'])} after {s}" for s in ("rl0", "sft1"))
-        out.print(f"HR@1 of r-grpo over grpo: {', '.join(gains)} ({PAPER_R_GRPO})", end="\n\n")
+        own, other = (result["arms"][arm] for arm in ("r-grpo", "grpo"))
+        gains = [
+            f"{_percent(own['stages'][s]['HR@1']['mean'], other['stages'][s]['HR@1']['mean'])} after {s}"
+            for s in own["stages"]
+            if s != "sft0"
+        ]
+        out.print(f"HR@1 of r-grpo over grpo: {', '.join(gains)} ({PAPER_R_GRPO})")
+        for s in own["stages"]:
+            each = zip(own["by_seed"][s]["HR@1"], other["by_seed"][s]["HR@1"], strict=True)
+            out.print(
+                shown(
+                    f"HR@1 of r-grpo minus grpo after {s}, seed by seed: {', '.join(f'{a - b:+.3f}' for a, b in each)}"
+                )
+            )
+        out.print()
 
 
 def show_comparisons(comparisons: Sequence[Mapping[str, Any]], out: Console) -> None:

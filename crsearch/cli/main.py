@@ -263,7 +263,11 @@ def experiment(
         typer.Option(min=1, metavar="N", help="Seeds of training; rgrpo: of the loop. Default: the budget's."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=5, metavar="N", help="rgrpo: steps of R-GRPO; the others get as much CPU time.")
+        int | None,
+        typer.Option(min=5, metavar="N", help="rgrpo: steps of each RL stage. Default: rl.steps of the start."),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="rgrpo: rounds of RL and SFT. Default: 2; the paper has 3.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -283,17 +287,22 @@ def experiment(
     from crsearch.config import load_settings
     from crsearch.pipeline.experiments.conduct import conduct
     from crsearch.pipeline.experiments.lab import BUDGETS, Lab
-    from crsearch.pipeline.experiments.rgrpo import compare_loops, loop_starts
+    from crsearch.pipeline.experiments.rgrpo import ROUNDS, compare_loops, loop_starts
 
     size, runs = BUDGETS[budget], runs or []
     if steps and name != "rgrpo":
         raise ConfigError(f"experiment {name}: --steps is for rgrpo; use --set rl.steps={steps}")
+    if rounds and name != "rgrpo":
+        raise ConfigError(f"experiment {name}: --rounds is for rgrpo; use --set loop.iterations={rounds}")
     settings = load_settings(None, _overrides(set_, None, threads), {"preset": size.preset})
     folder = out or Path("runs") / ("loops" if name == "rgrpo" else "main" if name == "cold" and not runs else name)
     lab = Lab(settings=settings, seeds=seeds or size.seeds, out=folder, progress=arm_progress, runs=runs)
     if name == "rgrpo":
         number = seeds or (LOOP_SEEDS if runs else size.seeds)
-        found = compare_loops(runs or loop_starts(lab), folder, seeds=number, rl_steps=steps, progress=arm_progress)
+        starts = runs or loop_starts(lab)
+        found = compare_loops(
+            starts, folder, seeds=number, rounds=rounds or ROUNDS, rl_steps=steps, progress=arm_progress
+        )
         show: Any = show_loops
     else:
         found, show = conduct(name, lab), show_experiment

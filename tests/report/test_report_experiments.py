@@ -53,9 +53,12 @@ FOUND: dict[str, dict[str, Any]] = {
     "loops": {
         "demo": {
             "arms": {
-                "r-grpo": {"stages": {"sft0": metrics(0.2), "rl0": metrics(0.33)}},
-                "grpo": {"stages": {"sft0": metrics(0.2), "rl0": metrics(0.3)}},
+                "r-grpo": {"stages": {"sft0": metrics(0.2), "rl0": metrics(0.33)},
+                           "by_seed": {"rl0": {"HR@1": [0.36, 0.3]}}},
+                "grpo": {"stages": {"sft0": metrics(0.2), "rl0": metrics(0.3)},
+                         "by_seed": {"rl0": {"HR@1": [0.28, 0.32]}}},
             },
+            "seeds": [0, 1],
             "comparisons": compared("r-grpo.rl0", "grpo.rl0", 0.03, p=0.2), "queries": 50,
         },
     },
@@ -121,9 +124,10 @@ def test_the_loops_have_every_stage_and_the_papers_gains(text: str) -> None:
     ]  # fmt: skip
     assert "to the end of rl+sft: +50.0 % (paper: +39.0 % on All-100K" in part
     table_3 = section(text, "R-GRPO against GRPO, from demo")
-    assert "+10.0 % after rl0 (paper: +1.2 % to +2.7 %, one run)" in table_3
+    assert "+10.0 % after rl0 (paper: +1.2 % to +2.7 % after each RL stage, one run)" in table_3
     assert [row[:2] for row in tables(table_3)[0][1:3]] == [["grpo", "sft0"], ["grpo", "rl0"]]
-    assert tables(table_3)[1][1][3] == "not distinguishable from"
+    assert tables(table_3)[1][1:] == [["rl0", "HR@1", "+0.080", "-0.020"]]
+    assert tables(table_3)[2][1][3] == "not distinguishable from"
 
 
 def test_groups_stand_from_cold_to_warm_with_the_gain_over_the_best_other(text: str) -> None:

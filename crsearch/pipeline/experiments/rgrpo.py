@@ -1,7 +1,8 @@
 """Table 3: what the loop does with R-GRPO, with GRPO, and with SFT alone.
 
-All arms start from the same first reasoning of a run and get the same CPU time after it. Each is a run directory of
-its own that takes over the start's stages, so every arm stops and resumes like any run.
+All arms start from the same first reasoning of a run. R-GRPO and GRPO have the same rollout budget: as many steps of as
+many contexts and trajectories. SFT alone gets the CPU time of R-GRPO. Each is a run directory of its own that takes
+over the start's stages, so every arm stops and resumes like any run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from crsearch.config import Settings
 from crsearch.evaluate.intervals import Interval
 from crsearch.pipeline.again import finished
 from crsearch.pipeline.experiments.lab import Arm, Lab, Shown, changed, run_arm, teachers, unseen
-from crsearch.pipeline.experiments.summary import Row, compare_rows, row_metrics
+from crsearch.pipeline.experiments.summary import COMPARED, Row, compare_rows, row_metrics
 from crsearch.runs import write_json
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -22,8 +23,8 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """Arm -> settings over those of the start."""
 
-PROBE = 5
-"""The short run that measures the cost of a GRPO step has a fifth of the steps of R-GRPO, but 2 at least."""
+ROUNDS = 2
+"""Rounds of RL and SFT; the paper has three."""
 
 
 def loop_starts(lab: Lab) -> list[Path]:
@@ -37,24 +38,32 @@ def loop_starts(lab: Lab) -> list[Path]:
 
 
 def compare_loops(
-    starts: Sequence[Path], out: Path, *, seeds: int, rl_steps: int | None = None, progress: Shown = unseen
+    starts: Sequence[Path],
+    out: Path,
+    *,
+    seeds: int,
+    rounds: int = ROUNDS,
+    rl_steps: int | None = None,
+    progress: Shown = unseen,
 ) -> dict[str, Any]:
     """Run every arm from every start with every seed, and compare them on the test users of the start.
 
-    R-GRPO takes ``rl_steps`` steps and one SFT round. GRPO takes as many steps as cost the same CPU time (measured on
-    the first seed); SFT alone takes rounds until it has used at least that time.
+    R-GRPO and GRPO go ``rounds`` rounds, each ``rl_steps`` steps of RL and one of SFT. SFT alone goes as many rounds as
+    take the CPU time of R-GRPO, by the cost of the SFT rounds of its first seed.
 
     Args:
         starts: finished runs, e.g. one with the ``map`` and one with the ``noisy`` analyst.
         out: folder of the arms and of ``loops.json``.
         seeds: values of ``loop.seed``, from 0.
-        rl_steps: steps of R-GRPO; none = ``rl.steps`` of the start.
+        rounds: of RL and SFT, at least 1.
+        rl_steps: steps of each RL stage; none = ``rl.steps`` of the start.
         progress: opens the progress of each arm.
 
     Returns:
-        start -> ``arms``: arm -> stage -> metrics over the seeds (each query counts with its mean over the seeds) and
-        CPU seconds after sft0; ``differences`` of R-GRPO with their intervals; ``comparisons``, the same with
-        p-values and Holm's correction.
+        start -> ``arms``: arm -> ``stages`` (stage -> metrics over the seeds, each query with its mean over them),
+        ``by_seed`` (stage -> metric -> mean of each seed), ``rl_steps``, ``rounds`` and ``cpu_seconds`` after sft0
+        (stage -> mean over the seeds); ``differences`` of R-GRPO with their intervals; ``comparisons``, the same with
+        p-values and Holm's correction; ``seeds``; ``queries``.
 
     Raises:
         RunError: a start is not a finished run.
@@ -62,7 +71,7 @@ def compare_loops(
     found: dict[str, Any] = {}
     for start in starts:
         settings, _ = finished(start)
-        loops = _Loops(settings, start, out / start.name, rl_steps or settings.rl.steps, progress)
+        loops = _Loops(settings, start, out / start.name, rl_steps or settings.rl.steps, rounds, progress)
         found[start.name] = loops.compare(seeds)
         write_json(out / "loops.json", found)
     return found
@@ -75,44 +84,33 @@ class _Loops:
         settings: of the start.
         start: its folder.
         out: folder of the arms.
-        steps: of R-GRPO.
+        steps: of each RL stage.
+        rounds: of RL and SFT.
         progress: opens the progress of each arm.
     """
 
-    def __init__(self, settings: Settings, start: Path, out: Path, steps: int, progress: Shown) -> None:
-        self.start, self.out, self.progress = start, out, progress
-        self.steps = {"r-grpo": steps, "grpo": steps, "sft-only": 0}
-        self.rounds = {"r-grpo": 1, "grpo": 1, "sft-only": 2}
+    def __init__(self, settings: Settings, start: Path, out: Path, steps: int, rounds: int, progress: Shown) -> None:
+        self.start, self.out, self.steps, self.progress = start, out, steps, progress
+        self.rounds = {"r-grpo": rounds, "grpo": rounds}
         self.settings = changed(
             settings,
             {"processes": 1, "evaluate": {"searchers": ("crs",)}},  # CPU time is compared: nothing runs beside an arm
         )
 
     def compare(self, seeds: int) -> dict[str, Any]:
-        """Run all arms, those of the first seed first."""
+        """Run all arms, seed by seed."""
         arms: dict[str, list[Arm]] = {name: [] for name in ARMS}
         for seed in range(seeds):
-            for name in ARMS:
-                if seed == 0 and name != "r-grpo":
-                    self._make_equal(name, _after_sft0(arms["r-grpo"][0]))
-                arms[name].append(self._arm(f"{name}-{seed}", name, seed, self.steps[name], self.rounds[name]))
+            for name, its in arms.items():
+                if name == "sft-only" and name not in self.rounds:
+                    self.rounds[name] = _sft_rounds_of_equal_cpu(arms["r-grpo"][0])
+                its.append(self._arm(name, seed))
         return self._summary(arms)
 
-    def _arm(self, folder: str, name: str, seed: int, steps: int, rounds: int) -> Arm:
-        loop = {**ARMS[name].get("loop", {}), "iterations": rounds, "seed": seed, "select": "last"}
-        rl = {**ARMS[name].get("rl", {}), "steps": steps or self.settings.rl.steps}
-        settings = changed(self.settings, {"rl": rl, "loop": loop})
-        return run_arm(settings, self.out / folder, self.progress, [self.start])
-
-    def _make_equal(self, name: str, r_grpo: Mapping[str, float]) -> None:
-        """Give an arm as many steps, or rounds, as take the CPU time of R-GRPO, from a short probe."""
-        if name == "grpo":
-            probe = max(2, self.steps["r-grpo"] // PROBE)
-            cost = _after_sft0(self._arm("probe-grpo", name, 0, probe, 1))
-            self.steps[name] = max(1, round(probe * r_grpo["rl0"] / cost["rl0"]))
-        else:
-            cost = _after_sft0(self._arm("probe-sft", name, 0, 0, 1))
-            self.rounds[name] = max(1, round(r_grpo["total"] / cost["total"]))
+    def _arm(self, name: str, seed: int) -> Arm:
+        loop = {**ARMS[name].get("loop", {}), "iterations": self.rounds[name], "seed": seed, "select": "last"}
+        settings = changed(self.settings, {"rl": {**ARMS[name].get("rl", {}), "steps": self.steps}, "loop": loop})
+        return run_arm(settings, self.out / f"{name}-{seed}", self.progress, [self.start])
 
     def _summary(self, arms: Mapping[str, list[Arm]]) -> dict[str, Any]:
         """Metrics of each stage over the seeds, and R-GRPO against the others."""
@@ -121,13 +119,9 @@ class _Loops:
             for name, its in arms.items()
             for stage in its[0].loop
         }
-        last = arms["sft-only"][0].loop[-1]
-        pairs = [
-            ("r-grpo.rl0", "grpo.rl0"),
-            ("r-grpo.sft1", "grpo.sft1"),
-            ("r-grpo.rl0", f"sft-only.{last}"),
-            ("r-grpo.sft1", f"sft-only.{last}"),
-        ]
+        own, alone = (arms[name][0].loop for name in ("r-grpo", "sft-only"))
+        pairs = [(f"r-grpo.{stage}", f"grpo.{stage}") for stage in own[1:]]
+        pairs.append((f"r-grpo.{own[-1]}", f"sft-only.{alone[-1]}"))
         comparisons = compare_rows(rows, pairs)
         differences: dict[str, dict[str, Interval]] = {}
         for c in comparisons:
@@ -135,19 +129,34 @@ class _Loops:
         return {
             "arms": {
                 name: {
-                    "rl_steps": self.steps[name],
+                    "rl_steps": self.steps if name != "sft-only" else 0,
                     "rounds": self.rounds[name],
-                    "cpu_seconds": {stage: round(s, 1) for stage, s in _after_sft0(its[0]).items()},
+                    "cpu_seconds": _mean_cpu_seconds(its),
                     "stages": {s: row_metrics(rows[f"{name}.{s}"], self.settings) for s in its[0].loop},
+                    "by_seed": {s: _of_each_seed(rows[f"{name}.{s}"]) for s in its[0].loop},
                 }
                 for name, its in arms.items()
             },
             "differences": differences,
             "comparisons": comparisons,
+            "seeds": list(range(len(arms["r-grpo"]))),
             "queries": len(rows["r-grpo.sft0"][0]),
         }
 
 
-def _after_sft0(arm: Arm) -> dict[str, float]:
-    """CPU seconds of the loop."""
-    return arm.cpu_seconds(arm.loop[1:])
+def _sft_rounds_of_equal_cpu(r_grpo: Arm) -> int:
+    """Rounds of SFT that take the CPU time of an arm of RL and SFT."""
+    rounds = [stage for stage in r_grpo.loop[1:] if stage.startswith("sft")]
+    whole = r_grpo.cpu_seconds(r_grpo.loop[1:])["total"]
+    return max(1, round(whole / (r_grpo.cpu_seconds(rounds)["total"] / len(rounds))))
+
+
+def _mean_cpu_seconds(arms: Sequence[Arm]) -> dict[str, float]:
+    """CPU seconds of each stage of the loop and of all, mean over the seeds."""
+    each = [arm.cpu_seconds(arm.loop[1:]) for arm in arms]
+    return {stage: round(sum(seconds[stage] for seconds in each) / len(each), 1) for stage in each[0]}
+
+
+def _of_each_seed(row: Row) -> dict[str, list[float]]:
+    """Metric -> its mean over the queries, seed by seed."""
+    return {metric: [float(e.per_query()[metric].mean()) for e in row] for metric in COMPARED}
