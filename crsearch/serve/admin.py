@@ -114,10 +114,16 @@ def rung_rows(results: Mapping[str, Any], recent: Recent) -> list[RungRow]:
     return rows
 
 
-def cuts_pay(results: Mapping[str, Any]) -> bool:
-    """Whether a cut thought is better than none on the run's test users; not measured = no."""
-    means = [results.get("rungs", {}).get(rung, {}).get("NDCG@10", {}).get("mean") for rung in ("L2", "L3")]
-    return None not in means and means[0] > means[1]
+def pays(results: Mapping[str, Any], rung: Rung, *, unknown: bool) -> bool:
+    """Whether a rung with a thought is better in NDCG@10 than none on the run's test users.
+
+    Args:
+        results: of the run.
+        rung: with a whole or with a cut thought.
+        unknown: the answer where one of the two was not measured.
+    """
+    means = [results.get("rungs", {}).get(r, {}).get("NDCG@10", {}).get("mean") for r in (rung, Rung.DIRECT)]
+    return unknown if None in means else means[0] > means[1]
 
 
 def tree_load(index: Index) -> TreeLoad:

@@ -28,7 +28,7 @@ from crsearch.decode.thoughts import think_then_rank
 from crsearch.decode.trie import TrieMask
 from crsearch.errors import ModelError, RunError
 from crsearch.records.types import Context, RankedList
-from crsearch.serve.admin import cuts_pay
+from crsearch.serve.admin import pays
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import NO_FILTERS, Filters, Mode, Rung
 from crsearch.serve.index import Index
@@ -217,6 +217,7 @@ class Engine:
         batch: most jobs decoded together.
         queue: most jobs that wait.
         think_tokens: longest thought.
+        thoughts_pay: a whole thought is better than none.
         cuts_pay: a cut thought is better than none.
         store: keys of contexts that were read, so that a user's next search reads its query only; none = none is kept.
     """
@@ -229,10 +230,12 @@ class Engine:
         batch: int,
         queue: int,
         think_tokens: int,
+        thoughts_pay: bool = True,
         cuts_pay: bool = False,
         store: PrefixStore | None = None,
     ) -> None:
-        self.model_key, self.cache, self.store, self.cuts_pay = model_key, cache, store, cuts_pay
+        self.model_key, self.cache, self.store = model_key, cache, store
+        self.thoughts_pay, self.cuts_pay = thoughts_pay, cuts_pay
         self.batch, self.queue, self.think_tokens = batch, queue, think_tokens
         self.costs = Costs()
         self.decoded: dict[int, int] = {}
@@ -263,7 +266,8 @@ class Engine:
             batch=config.batch,
             queue=config.queue,
             think_tokens=think_tokens if config.think_tokens is None else config.think_tokens,
-            cuts_pay=cuts_pay(results),
+            thoughts_pay=pays(results, Rung.FRESH, unknown=True),
+            cuts_pay=pays(results, Rung.CUT, unknown=False),
             store=PrefixStore(config.prefix_mib << 20) if config.prefix_mib else None,
         )
 
@@ -418,7 +422,16 @@ class Engine:
             return Plan(Rung.DIRECT, 0, "")
         remaining = 1e3 * (job.deadline - time.monotonic())
         cached = job.is_kept and job.mode != "fast" and self._key(job) in self.cache
-        return plan(job.mode, remaining, self.costs, batch, self.think_tokens, cached=cached, cuts_pay=self.cuts_pay)
+        return plan(
+            job.mode,
+            remaining,
+            self.costs,
+            batch,
+            self.think_tokens,
+            cached=cached,
+            thoughts_pay=self.thoughts_pay,
+            cuts_pay=self.cuts_pay,
+        )
 
     def _key(self, job: Job) -> str:
         job.key = job.key or prompt_key(self.model_key, job.trunk)

@@ -4,11 +4,12 @@
     L1   a cached thought is there and read + beam <= remaining
     L0   read + beam + step * long thought <= remaining   (one that runs into the deadline is closed: then it was L2)
     L2   mode think, at least one step fits, and a cut thought is better than none in this run
-    L3   read + beam <= remaining
+    L3   read + beam <= remaining; in mode auto before all of them where this run ranks better without a thought
     else the model is not asked (L4 to L6)
 
-``read``, ``step``, ``beam`` and the longest of the newest thoughts are what this server measured. Whether a cut thought
-is better than none stands in ``results.json`` of the run; in the demo it is far worse (docs/log.md).
+``read``, ``step``, ``beam`` and the longest of the newest thoughts are what this server measured. Whether a thought is
+better than none, and whether a cut one is, stands in ``results.json`` of the run: in the demo a whole one is and a cut
+one is not, on Amazon Beauty neither is (docs/results.md).
 
 Source: details: this project (docs/serving.md).
 """
@@ -106,6 +107,7 @@ def plan(
     think_tokens: int,
     *,
     cached: bool,
+    thoughts_pay: bool = True,
     cuts_pay: bool = False,
 ) -> Plan:
     """The best rung that keeps the deadline.
@@ -117,6 +119,7 @@ def plan(
         batch: how many requests would be decoded together.
         think_tokens: most tokens of a thought.
         cached: a thought for this very prompt is in the cache.
+        thoughts_pay: a whole thought is better than none.
         cuts_pay: a cut thought is better than none.
 
     >>> plan("auto", 400.0, Costs(), 1, 48, cached=False).rung, plan("auto", 100.0, Costs(), 1, 48, cached=False).rung
@@ -127,6 +130,8 @@ def plan(
         return Plan(None, 0, f"{max(0, remaining_ms):.0f} ms were left: too few for the model", "deadline")
     if mode == "fast" or think_tokens == 0:
         return Plan(Rung.DIRECT, 0, "no thought was asked for")
+    if mode == "auto" and not thoughts_pay:
+        return Plan(Rung.DIRECT, 0, "this run ranks better without a thought; mode think asks for one")
     if cached:
         return Plan(Rung.CACHED, 0, "the thought for this context was in the cache")
     tokens = int(room / (MARGIN * costs.step(batch)))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crsearch.serve.admin import pays
 from crsearch.serve.contract import Rung
 from crsearch.serve.ladder import AROUND_MS, MARGIN, Costs, Measured, plan
 
@@ -42,6 +43,21 @@ def test_a_thought_is_begun_only_to_be_cut_where_cuts_pay():
     assert plan("think", ANSWER + room + 0.1, costs(), 1, 48, cached=False, cuts_pay=True).think_tokens == 10
     assert plan("auto", ANSWER + room + 0.1, costs(), 1, 48, cached=False, cuts_pay=True).rung is Rung.DIRECT
     assert plan("think", ANSWER + room + 0.1, costs(), 1, 48, cached=False, cuts_pay=False).rung is Rung.DIRECT
+
+
+def test_auto_answers_at_once_where_thoughts_do_not_pay_and_think_thinks_all_the_same():
+    found = plan("auto", 1e6, costs(), 1, 48, cached=True, thoughts_pay=False)
+    assert (found.rung, found.degraded) == (Rung.DIRECT, None) and "better without a thought" in found.why
+    assert plan("think", 1e6, costs(), 1, 48, cached=False, thoughts_pay=False).rung is Rung.FRESH
+
+
+@pytest.mark.parametrize(("own", "none", "unknown", "expected"), [
+    (0.5, 0.4, False, True), (0.4, 0.4, True, False), (None, 0.4, True, True), (0.5, None, False, False),
+])  # fmt: skip
+def test_whether_a_thought_pays_is_read_off_the_results(own, none, unknown, expected):
+    means = {"L0": own, "L3": none}
+    rungs = {rung: {"NDCG@10": {"mean": mean}} for rung, mean in means.items() if mean is not None}
+    assert pays({"rungs": rungs}, Rung.FRESH, unknown=unknown) is expected
 
 
 def test_a_thought_gets_no_more_tokens_than_the_limit():
