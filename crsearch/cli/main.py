@@ -243,7 +243,7 @@ def experiment(
     name: Annotated[
         Literal["main", "loop", "rgrpo", "cold", "scale", "controls"],
         typer.Argument(
-            help="main: all systems (table 2). loop: each half-iteration (figure 2). rgrpo: R-GRPO, GRPO and SFT alone "
+            help="main: all systems (table 2). loop: each half-iteration (figure 2). rgrpo: R-GRPO and GRPO "
             "(table 3). cold: users by length of history (figure 3). scale: three sizes (table 4). controls: where "
             "nothing can be learned."
         ),

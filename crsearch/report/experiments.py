@@ -196,7 +196,7 @@ def loop(found: Json) -> list[Section]:
 
 
 def loops(found: Json) -> list[Section]:
-    """Table 3: R-GRPO, GRPO and SFT alone from each start."""
+    """Table 3: R-GRPO and GRPO from each start."""
     sections = []
     for place, (start, result) in enumerate(found.items(), 1):
         rows = [
@@ -210,7 +210,7 @@ def loops(found: Json) -> list[Section]:
         least, most = (percent(gain) for gain in paper.R_GRPO_GAIN)
         text = (
             f"HR@1 of r-grpo over grpo: {gains} (paper: +{least} to +{most} after each RL stage, one run). Both have "
-            "the same rollout budget; sft-only has the CPU time of r-grpo."
+            "the same rollout budget."
         )
         table = _metrics_table(
             f"Every stage on {result['queries']:,} test queries.", ("loop", "stage"), rows, None,
