@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,9 @@ from crsearch.runs import write_atomic
 
 RowMetrics = dict[str, Interval]
 """Metric -> mean and 95 % interval: one row of a table."""
+
+TOKENS = ("read_tokens", "thought_tokens")
+"""What is kept of the tokens of each answer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,6 +55,11 @@ class Evaluation:
     def invalid_items(self) -> int:
         """Items in all answers that the catalogue lacks or that an answer repeats."""
         return int(self.invalid_B.sum())
+
+    def mean_tokens(self) -> dict[str, float | None]:
+        """``read_tokens`` and ``thought_tokens`` of the answers, means; none where one is not known."""
+        found = {name: [getattr(answer, name) for answer in self.lists] for name in TOKENS}
+        return {name: None if None in own or not own else float(np.mean(own)) for name, own in found.items()}
 
     def per_query(self) -> dict[str, PerQuery]:
         """Every reported metric for each single query."""
@@ -99,7 +107,8 @@ class Evaluation:
     def save(self, folder: Path) -> None:
         """Write ``<searcher>.trec`` (the lists) and ``<searcher>.parquet`` (one row per query), each atomically.
 
-        Columns: search_id, target, rank (0 = absent), invalid, latency_ms, and ``group_<column>`` for each grouping.
+        Columns: search_id, target, rank (0 = absent), invalid, latency_ms, read_tokens and thought_tokens (see
+        ``RankedList``), and ``group_<column>`` for each grouping.
 
         Raises:
             StorageError: no room or no permission.
@@ -112,6 +121,7 @@ class Evaluation:
             "rank": self.ranks_B,
             "invalid": self.invalid_B,
             "latency_ms": self.latency_ms_B,
+            **{name: pl.Series([getattr(a, name) for a in self.lists], dtype=pl.Int64) for name in TOKENS},
         }
         columns |= {f"group_{column}": list(labels) for column, labels in self.groups.items()}
         table = BytesIO()
@@ -136,10 +146,12 @@ class Evaluation:
         table = pl.read_parquet(path)
         targets = dict(zip(table["search_id"], table["target"], strict=True))
         own = {c.removeprefix("group_"): tuple(table[c]) for c in table.columns if c.startswith("group_")}
+        lists = _lists_of(read_run(folder / f"{searcher}.trec"), targets, folder / f"{searcher}.trec")
+        tokens = table.select(name for name in TOKENS if name in table.columns).to_dicts() or [{}] * len(lists)
         found = cls(
             searcher=searcher,
             targets=targets,
-            lists=_lists_of(read_run(folder / f"{searcher}.trec"), targets, folder / f"{searcher}.trec"),
+            lists=tuple(replace(answer, **own) for answer, own in zip(lists, tokens, strict=True)),
             latency_ms_B=table["latency_ms"].to_numpy(),
             invalid_B=table["invalid"].to_numpy(),
             groups=load_groups(folder, list(targets)) or own,
@@ -412,11 +424,10 @@ def _first(answer: RankedList, k: int, dropped: frozenset[str]) -> RankedList:
 
 
 def _pick(answer: RankedList, places: Sequence[int]) -> RankedList:
-    return RankedList(
-        search_id=answer.search_id,
+    return replace(
+        answer,
         item_ids=tuple(answer.item_ids[i] for i in places),
         scores=tuple(answer.scores[i] for i in places),
-        thought=answer.thought,
     )
 
 

@@ -105,6 +105,10 @@ class RankedList:
     item_ids: tuple[str, ...]
     scores: tuple[float, ...]
     thought: str | None = None
+    read_tokens: int | None = None
+    """Length of the prompt that a language model read; none where none was asked."""
+    thought_tokens: int | None = None
+    """Length of the thought, its closing tag not counted; none where there is none."""
 
 
 @runtime_checkable

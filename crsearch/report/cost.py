@@ -116,13 +116,25 @@ def _systems(found: Found) -> Table:
         latency = NONE if milliseconds is None else Cell(plain(milliseconds, 2))
         trained = ", ".join(behind(found, name)) or "–"
         reads = Cell(READS.get(name, "–"))
-        rows.append((Cell(name), reads, Cell(trained), count(trained_tokens(found, name)), taken, latency))
+        tokens = found.mean_tokens(name)
+        budget = [count(tokens.get(which)) for which in ("read_tokens", "thought_tokens")]
+        rows.append((Cell(name), reads, Cell(trained), count(trained_tokens(found, name)), taken, *budget, latency))
     return Table(
         caption="Cost per system, best NDCG@10 first. Training: CPU seconds of the stages behind its model, with the "
         "choice of their examples, and for crs with the teacher's traces; records, semantic IDs and the base are "
-        "shared by all. Per query: time of a batch "
+        "shared by all. Prompt and thought: mean tokens of a query that a language model read and wrote before it "
+        "ranked; crs-fused reads two prompts. Per query: time of a batch "
         f"of {found.settings.decode.batch} queries over its queries; contexts were tokenised before.",
-        header=("system", "reads", "trained in", "trained tokens", "training, CPU s", "per query, ms"),
+        header=(
+            "system",
+            "reads",
+            "trained in",
+            "trained tokens",
+            "training, CPU s",
+            "prompt",
+            "thought",
+            "per query, ms",
+        ),
         rows=rows,
         words=frozenset({0, 1, 2}),
         marked=frozenset(i for i, name in enumerate(names) if name == "crs"),

@@ -151,6 +151,11 @@ class Found:
         mean = float("nan") if measured is None or not len(measured) else float(measured.latency_ms_B.mean())
         return None if math.isnan(mean) else mean
 
+    def mean_tokens(self, system: str) -> dict[str, float | None]:
+        """Mean ``read_tokens`` and ``thought_tokens`` of a query; none where not known."""
+        measured = self.evaluation(system)
+        return {} if measured is None else measured.mean_tokens()
+
     def thoughts(self, system: str) -> dict[str, str]:
         """search_id -> what a measured system thought; empty for one that does not think."""
         return dict(self.json("traces", "thoughts", f"{system}.json") or {})

@@ -72,4 +72,6 @@ def _ranked(builder: TreeBuilder, context: Context, answer: Answer, k: int, *, t
         item_ids=tuple(builder.catalogue[row].item_id for row in rows),
         scores=answer.scores[: len(rows)],
         thought=builder.bundle.tokenizer.decode(list(answer.thought)) if thinks else None,
+        read_tokens=answer.read,
+        thought_tokens=len(answer.thought) if thinks else None,
     )

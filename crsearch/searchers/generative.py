@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from crsearch.config import DecodeConfig
 from crsearch.decode.trie import Trie
 from crsearch.records.types import Context, RankedList
+from crsearch.searchers.ranking import beam_lists
 from crsearch.train.examples import TreeBuilder
-from crsearch.train.generative import rank_queries
+from crsearch.train.generative import query_prompts, rank_queries
 
 
 class GenerativeSearcher:
@@ -34,12 +35,6 @@ class GenerativeSearcher:
         rows_BK, scores_BK = rank_queries(
             self.builder, queries, self.trie, max(k, self.config.width), self.config.batch
         )
-        return [self._ranked(*answer, k) for answer in zip(contexts, rows_BK.tolist(), scores_BK.tolist(), strict=True)]
-
-    def _ranked(self, context: Context, rows: Sequence[int], scores: Sequence[float], k: int) -> RankedList:
-        found = [(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0][:k]
-        return RankedList(
-            search_id=context.search_id,
-            item_ids=tuple(self.builder.catalogue[row].item_id for row, _ in found),
-            scores=tuple(score for _, score in found),
-        )
+        prompts = query_prompts(self.builder, queries)
+        read = [prompts[query] for query in queries]
+        return beam_lists(contexts, self.builder.catalogue.ids, rows_BK.tolist(), scores_BK.tolist(), k, read)

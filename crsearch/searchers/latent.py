@@ -46,5 +46,5 @@ class LatentSearcher:
             with torch.autocast(device_of(model).type, enabled=False):
                 prompts = self.reasoner.embedded(latent_prompts(self.builder, batch))
                 rows_BK, scores_BK = beam_search(model, prompts, self.trie, width=max(k, self.config.width))
-            out += beam_lists(batch, ids, rows_BK.tolist(), scores_BK.tolist(), k)
+            out += beam_lists(batch, ids, rows_BK.tolist(), scores_BK.tolist(), k, prompts)
         return out

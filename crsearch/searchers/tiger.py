@@ -37,5 +37,5 @@ class TigerSearcher:
         for _, batch in batches(contexts, self.config.batch):
             prompts = [self.tiger.prompt(c.user_id, chosen_rows(c, self.catalogue)) for c in batch]
             rows_BK, scores_BK = beam_search(self.tiger.model, prompts, self.trie, width=max(k, self.config.width))
-            out += beam_lists(batch, ids, rows_BK.tolist(), scores_BK.tolist(), k)
+            out += beam_lists(batch, ids, rows_BK.tolist(), scores_BK.tolist(), k, prompts)
         return out

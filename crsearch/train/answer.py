@@ -26,6 +26,8 @@ class Answer:
     """Token ids between the tags; empty when the model answered at once."""
     is_closed: bool = True
     """The model closed the thought itself."""
+    read: int = 0
+    """Tokens of the prompt."""
 
 
 def catalogue_trie(bundle: Bundle) -> Trie:
@@ -80,8 +82,14 @@ def answer_thinking(
     for _, batch in batches(contexts, config.batch):
         ranked = think(builder, batch, trie, config, width=width)
         out += [
-            _answer(ranked.rows_BGK[b, 0], ranked.scores_BGK[b, 0], ranked.thoughts[b][0], bool(ranked.closed_BG[b, 0]))
-            for b in range(len(batch))
+            _answer(
+                ranked.rows_BGK[b, 0],
+                ranked.scores_BGK[b, 0],
+                len(builder.prompt(context, "think")),
+                ranked.thoughts[b][0],
+                bool(ranked.closed_BG[b, 0]),
+            )
+            for b, context in enumerate(batch)
         ]
     return out
 
@@ -96,7 +104,7 @@ def answer_directly(
         prompts = [builder.prompt(c, "direct") for c in batch]
         with torch.autocast(next(model.parameters()).device.type, enabled=False):
             rows_BK, scores_BK = beam_search(model, prompts, trie, width=width or config.width)
-        out += [_answer(rows, scores) for rows, scores in zip(rows_BK, scores_BK, strict=True)]
+        out += [_answer(*found) for found in zip(rows_BK, scores_BK, map(len, prompts), strict=True)]
     return out
 
 
@@ -120,7 +128,8 @@ def answer_after(
         prompts = [[*builder.prompt(c, "think"), *t, close_id] for c, t in zip(batch, given, strict=True)]
         with torch.autocast(next(model.parameters()).device.type, enabled=False):
             rows_BK, scores_BK = beam_search(model, prompts, trie, width=width or config.width)
-        out += [_answer(*found) for found in zip(rows_BK, scores_BK, given, strict=True)]
+        read = (len(prompt) - len(thought) - 1 for prompt, thought in zip(prompts, given, strict=True))
+        out += [_answer(*found) for found in zip(rows_BK, scores_BK, read, given, strict=True)]
     return out
 
 
@@ -144,16 +153,21 @@ def answer_both_ways(
         scores_BGK = torch.cat([ranked.scores_BGK, scores_BK[:, None]], dim=1)
         fused_rows_BK, fused_scores_BK = fuse_thoughts(rows_BGK, scores_BGK, width)
         out += [
-            _answer(fused_rows_BK[b], fused_scores_BK[b], ranked.thoughts[b][0], bool(ranked.closed_BG[b, 0]))
-            for b in range(len(batch))
+            _answer(
+                fused_rows_BK[b],
+                fused_scores_BK[b],
+                len(prompts[b]) + len(builder.prompt(context, "think")),
+                ranked.thoughts[b][0],
+                bool(ranked.closed_BG[b, 0]),
+            )
+            for b, context in enumerate(batch)
         ]
     return out
 
 
 def _answer(
-    rows_K: torch.Tensor, scores_K: torch.Tensor, thought: Sequence[int] = (), is_closed: bool = True
+    rows_K: torch.Tensor, scores_K: torch.Tensor, read: int, thought: Sequence[int] = (), is_closed: bool = True
 ) -> Answer:
     found = int((rows_K >= 0).sum())
-    return Answer(
-        tuple(int(r) for r in rows_K[:found].tolist()), tuple(scores_K[:found].tolist()), tuple(thought), is_closed
-    )
+    rows, scores = tuple(int(r) for r in rows_K[:found].tolist()), tuple(scores_K[:found].tolist())
+    return Answer(rows, scores, tuple(thought), is_closed, read)

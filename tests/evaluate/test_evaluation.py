@@ -1,6 +1,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -184,8 +185,22 @@ def test_an_evaluation_comes_back_from_its_files(tmp_path):
     assert loaded.latency_ms_B.tolist() == saved.latency_ms_B.tolist()
     assert loaded.metrics() == saved.metrics()
     assert pl.read_parquet(tmp_path / "crs.parquet").columns == [
-        "search_id", "target", "rank", "invalid", "latency_ms", "group_history",
+        "search_id", "target", "rank", "invalid", "latency_ms", "read_tokens", "thought_tokens", "group_history",
     ]  # fmt: skip
+
+
+def test_tokens_of_the_answers_come_back_and_are_none_for_files_that_know_none(tmp_path):
+    class Reader(TableSearcher):
+        def search(self, contexts, k):
+            found = super().search(contexts, k)
+            return [replace(a, read_tokens=100 + n, thought_tokens=30) for n, a in enumerate(found)]
+
+    examples, answers = shop()
+    evaluate(Reader(answers, "crs"), examples, ITEMS).save(tmp_path)
+    assert Evaluation.load(tmp_path, "crs").mean_tokens() == {"read_tokens": 124.5, "thought_tokens": 30.0}
+    old = pl.read_parquet(tmp_path / "crs.parquet").drop("read_tokens", "thought_tokens")
+    old.write_parquet(tmp_path / "crs.parquet")
+    assert Evaluation.load(tmp_path, "crs").mean_tokens() == {"read_tokens": None, "thought_tokens": None}
 
 
 def test_labels_of_the_folder_stand_for_those_that_were_saved(tmp_path):

@@ -6,6 +6,7 @@ import re
 import pytest
 from tiny_run import run_tiny, tiny_settings
 
+from crsearch.evaluate.evaluation import Evaluation
 from crsearch.pipeline.measure import rungs
 from crsearch.pipeline.plan import Rates, expected_sizes, plan
 from crsearch.pipeline.systems import RUNGS, SYSTEMS
@@ -71,6 +72,16 @@ def test_every_test_user_is_asked_once(results, tiny_run):
     dataset = Dataset.load(tiny_run / "data")
     assert asked == [e.context.search_id for e in dataset.examples("test", 1)]
     assert results["test_queries"] == len(asked) == results["data"]["test_users"]
+
+
+def test_tokens_of_a_query_are_counted_by_what_was_asked(results, tiny_run):
+    tokens = {name: Evaluation.load(tiny_run / "eval", name).mean_tokens() for name in results["searchers"]}
+    assert tokens["bm25"] == {"read_tokens": None, "thought_tokens": None}
+    assert tokens["crs-no-thought"]["thought_tokens"] is None and tokens["crs-no-thought"]["read_tokens"] > 20
+    longest = tiny_settings().decode.think_tokens
+    assert 0 <= tokens["crs"]["thought_tokens"] <= longest and tokens["crs"]["read_tokens"] > 20
+    both = tokens["crs"]["read_tokens"] + tokens["crs-no-thought"]["read_tokens"]
+    assert tokens["crs-fused"]["read_tokens"] == pytest.approx(both), "it reads both prompts"
 
 
 def test_ir_measures_gets_the_digits_of_the_results(results, tiny_run):
