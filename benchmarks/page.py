@@ -1,23 +1,28 @@
-"""How long the search page takes from an input to the next frame (INP, promise U2), in Chromium under a slow CPU.
+"""How long the search page takes, in Chromium: from an input to the next frame under a slow CPU (INP, promise U2), and
+from Enter to the first items and to the first word of the thought (promise U3).
 
     crsearch serve runs/demo &
     python benchmarks/page.py http://127.0.0.1:8000
 
 Every kind of input is made a few times: typing, Enter, choosing a user, modes, filters, setting events aside, judging.
-The browser's event timing tells each one's duration, to 8 ms; INP is the longest, since there are fewer than 50.
+The browser's event timing tells each one's duration, to 8 ms; INP is the longest, since there are fewer than 50. For U3
+queries are typed at the machine's own speed, each new to the server; the times are medians.
 """
 
 import argparse
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 THROTTLE = 4
 """Times slower than this machine's CPU."""
 LONGEST_WAIT = 30_000
+QUERIES = ("case", "kettle", "lamp", "phone", "shoes", "bag", "tea", "desk", "coat", "ring", "mat")
 OBSERVE = """
 window.__inputs = [];
 new PerformanceObserver((list) => {
@@ -26,6 +31,19 @@ new PerformanceObserver((list) => {
       e.processingEnd - e.processingStart]);
 }).observe({ type: "event", durationThreshold: 16, buffered: true });
 """
+
+FIRST = """
+window.__first = {};
+addEventListener("keydown", (e) => { if (e.key === "Enter") window.__first = { enter: performance.now() }; }, true);
+new MutationObserver((changes) => {
+  const first = window.__first, now = performance.now();
+  const drawn = changes.some((c) => c.target.id === "answer" && [...c.addedNodes].some((n) => n.className === "head"));
+  if (drawn && !first.items) first.items = now;
+  const words = document.querySelector("#answer .thought bdi")?.textContent.trim();
+  if (first.items && words && !first.word) first.word = now;
+}).observe(document, { childList: true, subtree: true, characterData: true });
+"""
+"""Notes the first answer drawn after Enter, and the first word of its thought."""
 
 
 def inputs(page: Page) -> None:
@@ -54,15 +72,33 @@ def inputs(page: Page) -> None:
             page.wait_for_timeout(2_000)
 
 
+def typed(page: Page, queries: Sequence[str]) -> dict[str, Any]:
+    """Milliseconds from Enter to the first items and to the first word of the thought: medians and longest."""
+    times: dict[str, list[float]] = {"items": [], "word": []}
+    page.locator("input[name=mode][value=think]").click(force=True)
+    for query in queries:
+        page.fill("#q", query)
+        page.keyboard.press("Enter")
+        while "word" not in (seen := page.evaluate("window.__first")):
+            page.wait_for_timeout(20)
+        page.wait_for_timeout(1_000)  # the thought, to its end
+        for name, own in times.items():
+            own.append(seen[name] - seen["enter"])
+    return {
+        f"first_{name}": {"median_ms": round(median(own)), "longest_ms": round(max(own)), "queries": len(own)}
+        for name, own in times.items()
+    }
+
+
 def measure(url: str, chromium: str) -> dict[str, Any]:
-    """INP, and the longest inputs by kind."""
+    """INP and the longest inputs by kind; first items and first word."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 412, "height": 915})
-        page.add_init_script(OBSERVE)
+        page = opened(browser, url, FIRST)
+        first = typed(page, QUERIES)
+        page.close()
+        page = opened(browser, url, OBSERVE)
         page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": THROTTLE})
-        page.goto(url)
-        page.wait_for_selector("html:not(.plain)", state="attached", timeout=LONGEST_WAIT)
         inputs(page)
         page.wait_for_timeout(500)
         seen = page.evaluate("window.__inputs")
@@ -73,8 +109,17 @@ def measure(url: str, chromium: str) -> dict[str, Any]:
             longest[one[0]] = one
     order = sorted(longest.values(), key=lambda one: -one[2])
     worst = [{"event": e, "ms": ms, "delay_ms": round(d), "work_ms": round(w)} for _, e, ms, d, w in order[:5]]
-    return {"throttle": THROTTLE, "inputs_of_16_ms_and_more": len(order), "inp_ms": order[0][2] if order else 0,
-            "worst": worst, "load": os.getloadavg()[0]}  # fmt: skip
+    inp = {"throttle": THROTTLE, "inputs_of_16_ms_and_more": len(order), "inp_ms": order[0][2] if order else 0}
+    return {**first, **inp, "worst": worst, "load": os.getloadavg()[0]}
+
+
+def opened(browser: Browser, url: str, script: str) -> Page:
+    """The page, with a script that watches it from its beginning."""
+    page = browser.new_page(viewport={"width": 412, "height": 915})
+    page.add_init_script(script)
+    page.goto(url)
+    page.wait_for_selector("html:not(.plain)", state="attached", timeout=LONGEST_WAIT)
+    return page
 
 
 if __name__ == "__main__":
