@@ -23,11 +23,14 @@ from crsearch.errors import ModelError
 NAME = "crsearch_rows"
 """Name of the attention function in transformers' table."""
 
-QUERY_BLOCK = 128
-"""Queries attended at a time on a CPU: keys behind the last of them are hidden from all, and are left out."""
+BLOCK = 64
+"""Queries attended at a time on a CPU; blocks of as many keys that are hidden from all of them are left out."""
 
 SCORES_AT_ONCE = 2**20
 """Scores held at a time on a CPU: what its cache holds."""
+
+Blocks = list[tuple[list[int], Tensor]]
+"""For each block of queries: the blocks of keys that some of them see, and the bias on the scores of these."""
 
 _ACTIVE: ContextVar["RowMasks | None"] = ContextVar("crsearch_row_masks", default=None)
 
@@ -43,16 +46,13 @@ class RowMasks:
 
     def __init__(self, allowed: Sequence[Bool[Tensor, "_ _ _"]], longest: int) -> None:
         self.allowed, self.longest = allowed, longest
-        self._bias: dict[torch.dtype, list[Tensor]] = {}
+        self._blocks: dict[torch.dtype, list[Blocks]] = {}
 
-    def bias(self, dtype: torch.dtype) -> list[Tensor]:
-        """For each width: ``B 1 T T``, 0 where visible, -inf where hidden."""
-        if dtype not in self._bias:
-            self._bias[dtype] = [
-                torch.zeros(a.shape, dtype=dtype, device=a.device).masked_fill_(~a, -torch.inf)[:, None]
-                for a in self.allowed
-            ]
-        return self._bias[dtype]
+    def blocks(self, dtype: torch.dtype) -> list[Blocks]:
+        """Blocks of the rows of each width; biases are ``B 1 T T``, 0 where visible, -inf where hidden."""
+        if dtype not in self._blocks:
+            self._blocks[dtype] = [_visible_blocks(a, dtype) for a in self.allowed]
+        return self._blocks[dtype]
 
     def attend(self, query_HND: Tensor, key_hND: Tensor, value_hND: Tensor, scaling: float) -> Tensor:
         """Attention of every token within its row, ``N H D``; 0 for tokens of no row."""
@@ -60,37 +60,58 @@ class RowMasks:
         if torch.is_autocast_enabled(device):  # else positions, turned in float32, decide
             dtype = torch.get_autocast_dtype(device)
             query_HND, key_hND, value_hND = query_HND.to(dtype), key_hND.to(dtype), value_hND.to(dtype)
-        biases = self.bias(query_HND.dtype)
-        sizes = [b.shape[0] * b.shape[-1] for b in biases]
-        rest = query_HND.shape[1] - sum(sizes)
-        parts = zip(*(x.split([*sizes, rest], dim=1) for x in (query_HND, key_hND, value_hND)), strict=True)
-        outs = []
-        for part, bias in zip(parts, biases, strict=False):  # the rest has no bias
-            query, key, value = (x.unflatten(1, (bias.shape[0], -1)).transpose(0, 1) for x in part)
-            outs.append(_in_blocks(query, key, value, bias, scaling).transpose(1, 2).flatten(0, 1))
-        return F.pad(torch.cat(outs), (0, 0, 0, 0, 0, rest))
+        counts, widths = [len(a) for a in self.allowed], [a.shape[1] for a in self.allowed]
+        blocks = self.blocks(query_HND.dtype)
+        rows = zip(*(_rows(x, counts, widths) for x in (query_HND, key_hND, value_hND)), blocks, strict=True)
+        outs = [_in_blocks(q, k, v, seen, scaling).transpose(1, 2).flatten(0, 1) for q, k, v, seen in rows]
+        out_NHD = _joined(outs, 0)
+        rest = query_HND.shape[1] - len(out_NHD)
+        return F.pad(out_NHD, (0, 0, 0, 0, 0, rest)) if rest else out_NHD
 
 
-def _in_blocks(query_BHTD: Tensor, key_BhTD: Tensor, value_BhTD: Tensor, bias_B1TT: Tensor, scaling: float) -> Tensor:
-    """Attention of rows of one width; on a CPU in pieces, by queries and by rows."""
-    if query_BHTD.device.type != "cpu":
-        return _fused(query_BHTD, key_BhTD, value_BhTD, bias_B1TT, scaling)
+def _rows(x_HND: Tensor, counts: Sequence[int], widths: Sequence[int]) -> list[Tensor]:
+    """``B H T D`` for each width; what is left of N belongs to no row."""
+    sizes = [count * width for count, width in zip(counts, widths, strict=True)]
+    parts = x_HND.split([*sizes, x_HND.shape[1] - sum(sizes)], dim=1)
+    return [part.unflatten(1, (count, -1)).transpose(0, 1) for part, count in zip(parts, counts, strict=False)]
+
+
+def _visible_blocks(allowed_BTT: Bool[Tensor, "B T T2"], dtype: torch.dtype) -> Blocks:
+    """Which keys the queries of rows of one width need; one block of everything if not on a CPU."""
+    size = BLOCK if allowed_BTT.device.type == "cpu" else max(allowed_BTT.shape)
+    if size >= max(allowed_BTT.shape[1:]):
+        needed = [[0]]
+    else:
+        some_TT = torch.from_numpy(allowed_BTT.numpy().any(0))  # torch's own takes 40 times as long
+        needed = [[j for j, k in enumerate(q.split(size, dim=1)) if k.any()] for q in some_TT.split(size)]
+    found = []
+    for seen, some in zip(allowed_BTT.split(size, dim=1), needed, strict=True):
+        keys = seen.split(size, dim=2)
+        seen = _joined([keys[j] for j in some], 2)
+        bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+        found.append((some, bias[:, None]))
+    return found
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """As ``torch.cat``; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
+def _in_blocks(query_BHTD: Tensor, key_BhTD: Tensor, value_BhTD: Tensor, blocks: Blocks, scaling: float) -> Tensor:
+    """Attention of rows of one width, in pieces by queries and by rows."""
+    on_cpu, H = query_BHTD.device.type == "cpu", query_BHTD.shape[1]
+    size = BLOCK if on_cpu else max(query_BHTD.shape[2], key_BhTD.shape[2])
     # torch's CPU kernel is slow in bf16: its backward pass takes 3 times that of products in bf16, small rows 10 times
-    attend = explicit_attention if query_BHTD.dtype == torch.bfloat16 else _fused
-    H, T = query_BHTD.shape[1:3]
-    blocks = []
-    for start in range(0, T, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, T)
-        rows = max(1, SCORES_AT_ONCE // (H * (stop - start) * stop))
-        pieces = zip(
-            query_BHTD[:, :, start:stop].split(rows),
-            key_BhTD[:, :, :stop].split(rows),
-            value_BhTD[:, :, :stop].split(rows),
-            bias_B1TT[:, :, start:stop, :stop].split(rows),
-            strict=True,
-        )
-        blocks.append(torch.cat([attend(q, k, v, bias, scaling) for q, k, v, bias in pieces]))
-    return torch.cat(blocks, dim=2)
+    attend = explicit_attention if on_cpu and query_BHTD.dtype == torch.bfloat16 else _fused
+    keys, values = key_BhTD.split(size, dim=2), value_BhTD.split(size, dim=2)
+    outs = []
+    for query, (seen, bias) in zip(query_BHTD.split(size, dim=2), blocks, strict=True):
+        key, value = _joined([keys[j] for j in seen], 2), _joined([values[j] for j in seen], 2)
+        rows = max(1, SCORES_AT_ONCE // (H * bias[0].numel())) if on_cpu else len(query)
+        pieces = zip(query.split(rows), key.split(rows), value.split(rows), bias.split(rows), strict=True)
+        outs.append(_joined([attend(*piece, scaling) for piece in pieces], 0))
+    return _joined(outs, 2)
 
 
 def _fused(query_BHTD: Tensor, key_BhTD: Tensor, value_BhTD: Tensor, bias_B1TT: Tensor, scaling: float) -> Tensor:
@@ -138,7 +159,7 @@ def _row_attention(
             f"{masks.longest}: lower context.token_budget"
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return masks.attend(query[0], key[0], value[0], scaling)[None], None
+    return masks.attend(query.squeeze(0), key.squeeze(0), value.squeeze(0), scaling)[None], None
 
 
 @contextmanager

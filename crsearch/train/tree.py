@@ -9,7 +9,7 @@ G x (prompt + answer).
 Source: details: this project.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import itemgetter
@@ -137,17 +137,15 @@ class _Rows:
 
     ids: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
-    tree: list[int] = field(default_factory=list)
-    branch: list[int] = field(default_factory=list)
-    sees: list[int] = field(default_factory=list)
+    parts: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """Of each trunk and branch: its first place, its length, the place of its trunk, and how much of that it sees."""
 
-    def extend(self, ids: Sequence[int], first: int, tree: int, branch: int, sees: Iterable[int]) -> int:
+    def extend(self, ids: Sequence[int], first: int, trunk: int = 0) -> int:
+        """Add a trunk, or a branch that sees the ``first`` tokens of the trunk that begins at place ``trunk``."""
         start = len(self.ids)
         self.ids += ids
         self.position += range(first, first + len(ids))
-        self.tree += [tree] * len(ids)
-        self.branch += [branch] * len(ids)
-        self.sees += sees
+        self.parts.append((start, len(ids), trunk, first))
         return start
 
 
@@ -172,7 +170,7 @@ def pack(trees: Sequence[Tree]) -> Packed:
         n = len(tree.trunk)
         if n == 0 or any(not 1 <= b.at <= n or len(b.ids) != len(b.loss) for b in tree.branches):
             raise ValueError(f"tree {i}: trunk of {n} tokens, branches at {[b.at for b in tree.branches]}")
-        start = row.extend(tree.trunk, 0, i, -1, range(1, n + 1))
+        start = row.extend(tree.trunk, 0)
         if tree.trunk_loss:
             kind = kinds.setdefault(tree.trunk_kind, len(kinds))
             found += [
@@ -181,7 +179,7 @@ def pack(trees: Sequence[Tree]) -> Packed:
         for b, branch in enumerate(tree.branches):
             number = int(first_branch[i]) + b
             kind = kinds.setdefault(branch.kind, len(kinds))
-            at = row.extend(branch.ids, branch.at, i, number, [branch.at] * len(branch.ids))
+            at = row.extend(branch.ids, branch.at, start)
             before = [base + start + branch.at - 1, *range(base + at, base + at + len(branch.ids) - 1)]
             found += [(s, t, w, kind, number) for s, t, w in zip(before, branch.ids, branch.loss, strict=True) if w]
     table = np.array([f[:2] + f[3:] for f in found], dtype=np.int64).reshape(-1, 4)
@@ -211,23 +209,16 @@ def _flat(rows: Sequence[Sequence[int]], starts: np.ndarray, total: int) -> Int[
     return torch.from_numpy(out)
 
 
-def _matrix(rows: Sequence[Sequence[int]], width: int, fill: int) -> Int[Tensor, "B T"]:
-    out = np.full((len(rows), width), fill, dtype=np.int64)
-    for r, row in enumerate(rows):
-        out[r, : len(row)] = row
-    return torch.from_numpy(out)
-
-
 def _allowed(rows: Sequence[_Rows], width: int) -> Bool[Tensor, "B T T"]:
-    """Own branch up to here, and the part of the own trunk that the branch continues."""
-    tree = _matrix([r.tree for r in rows], width, -1)
-    branch = _matrix([r.branch for r in rows], width, -2)
-    position = _matrix([r.position for r in rows], width, 0)
-    sees = _matrix([r.sees for r in rows], width, 0)
-    same_tree = tree[:, :, None] == tree[:, None, :]
-    trunk = (branch[:, None, :] == -1) & (position[:, None, :] < sees[:, :, None])
-    own = (branch[:, :, None] == branch[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
-    return (same_tree & (trunk | own)) | torch.eye(width, dtype=torch.bool)  # filling looks at itself: no NaN
+    """Own trunk or branch up to here, and the part of the own trunk that the branch continues."""
+    before = np.tri(width, dtype=bool)
+    out = np.zeros((len(rows), width, width), dtype=bool)
+    for own, row in zip(out, rows, strict=True):
+        for start, length, trunk, seen in row.parts:
+            own[start : start + length, start : start + length] = before[:length, :length]
+            own[start : start + length, trunk : trunk + seen] = True
+        np.fill_diagonal(own, True)  # filling looks at itself: no NaN
+    return torch.from_numpy(out)
 
 
 def target_logprob(
@@ -271,7 +262,7 @@ def target_logprobs(
             position_ids=packed.position_N[None],
             use_cache=False,
         ).last_hidden_state
-    hidden_MD = hidden_1ND[0, packed.source_M]
+    hidden_MD = hidden_1ND.squeeze(0)[packed.source_M]
     return state_logprobs(model, hidden_MD, packed.target_M, temperature_M, smoothing)
 
 

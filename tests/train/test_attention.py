@@ -40,7 +40,7 @@ def row_by_row(qkv, masks, scaling):
 
 @pytest.mark.parametrize("scores", [1, 500, 2**20])
 def test_rows_of_several_widths_equal_each_row_by_itself(monkeypatch, scores):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(attention, "BLOCK", 16)
     monkeypatch.setattr(attention, "SCORES_AT_ONCE", scores)
     qkv, masks = random_rows(40, 12)
     got = RowMasks(masks, 40).attend(*qkv, 0.3)
@@ -79,3 +79,12 @@ def test_what_rows_cannot_do_is_refused():
     dropping = Qwen3ForCausalLM(Qwen3Config(**SIZES, attention_dropout=0.5)).train()
     with pytest.raises(ModelError, match=r"drops out 0\.5"):
         target_logprobs(dropping, trees)
+
+
+def test_blocks_of_keys_that_nobody_sees_are_left_out(monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 4)
+    mask = torch.eye(12, dtype=torch.bool)
+    mask[:, 0] = True
+    (blocks,) = RowMasks([mask[None]], 12).blocks(torch.float32)
+    assert [keys for keys, _ in blocks] == [[0], [0, 1], [0, 2]]
+    assert [tuple(bias.shape) for _, bias in blocks] == [(1, 1, 4, 4), (1, 1, 4, 8), (1, 1, 4, 8)]
