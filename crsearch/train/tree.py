@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from crsearch.train.attention import RowMasks, row_attention
+from crsearch.train.attention import Reads, RowMasks, last_layer, row_attention
 
 LOGITS_AT_ONCE = 2**25
 """Most logits held at a time; more are recomputed chunk by chunk in the backward pass."""
@@ -28,6 +28,9 @@ LOGITS_AT_ONCE = 2**25
 ROW_STEP, TOKEN_STEP, TARGET_STEP = 64, 256, 256
 """Row widths, tokens of all rows and numbers of targets are rounded up to these: matrix kernels are compiled, and kept,
 for each shape."""
+
+READ_STEP = 32
+"""Tokens of a row that the last layer works out are rounded up to this, for the same reason."""
 
 
 def rounded_up(count: int, step: int) -> int:
@@ -85,6 +88,8 @@ class Packed:
         weight_M: weight of the loss.
         kind_M: index into ``kinds``.
         branch_M: number of the branch over all trees in order, -1 for trunks.
+        reads: the tokens that predict, each once, for the last layer; none where that would leave no token out.
+        read_M: place in R of the token that predicts.
         kinds: names of losses.
         tokens: real tokens in the rows.
         longest: tokens of the longest trunk + branch.
@@ -98,15 +103,18 @@ class Packed:
     weight_M: Float[Tensor, " M"]
     kind_M: Int[Tensor, " M"]
     branch_M: Int[Tensor, " M"]
+    reads: Reads | None
+    read_M: Int[Tensor, " M"]
     kinds: tuple[str, ...]
     tokens: int
     longest: int
 
     def to(self, device: torch.device) -> "Packed":
         """The same on another device."""
-        names = ("ids_N", "position_N", "source_M", "target_M", "weight_M", "kind_M", "branch_M")
+        names = ("ids_N", "position_N", "source_M", "target_M", "weight_M", "kind_M", "branch_M", "read_M")
         moved = {name: getattr(self, name).to(device) for name in names}
-        return replace(self, allowed=tuple(a.to(device) for a in self.allowed), **moved)
+        reads = self.reads and replace(self.reads, place_R=self.reads.place_R.to(device))
+        return replace(self, allowed=tuple(a.to(device) for a in self.allowed), reads=reads, **moved)
 
 
 def fill_rows(lengths: Sequence[int], step: int) -> list[list[int]]:
@@ -184,6 +192,7 @@ def pack(trees: Sequence[Tree]) -> Packed:
             found += [(s, t, w, kind, number) for s, t, w in zip(before, branch.ids, branch.loss, strict=True) if w]
     table = np.array([f[:2] + f[3:] for f in found], dtype=np.int64).reshape(-1, 4)
     total = rounded_up(int(starts[-1]), TOKEN_STEP)
+    reads, read_M = _reads(table[:, 0], np.array(widths))
     return Packed(
         ids_N=_flat([r.ids for r in filled], starts, total),
         position_N=_flat([r.position for r in filled], starts, total),
@@ -196,6 +205,8 @@ def pack(trees: Sequence[Tree]) -> Packed:
         weight_M=torch.tensor([f[2] for f in found], dtype=torch.float32),
         kind_M=torch.from_numpy(table[:, 2].copy()),
         branch_M=torch.from_numpy(table[:, 3].copy()),
+        reads=reads if len(reads.place_R) < total else None,
+        read_M=read_M,
         kinds=tuple(kinds),
         tokens=sum(len(t) for t in trees),
         longest=max(1 + max(r.position) for r in filled),
@@ -207,6 +218,23 @@ def _flat(rows: Sequence[Sequence[int]], starts: np.ndarray, total: int) -> Int[
     for start, row in zip(starts, rows, strict=False):  # the last start is the end of all rows
         out[start : start + len(row)] = row
     return torch.from_numpy(out)
+
+
+def _reads(source_M: np.ndarray, width_B: np.ndarray) -> tuple[Reads, Int[Tensor, " M"]]:
+    """The tokens that predict, laid out in rows, and the place of each loss's own among them."""
+    start_B = np.cumsum(width_B) - width_B
+    token_U, own_M = np.unique(source_M, return_inverse=True)  # U: they, without filling
+    row_U = np.searchsorted(start_B, token_U, side="right") - 1
+    count_B = np.bincount(row_U, minlength=len(width_B))
+    most = {int(w): int(count_B[width_B == w].max()) for w in dict.fromkeys(width_B)}
+    per_row = {w: min(rounded_up(max(count, 1), READ_STEP), w) for w, count in most.items()}
+    laid_B = np.array([per_row[int(w)] for w in width_B])
+    first_B = np.cumsum(laid_B) - laid_B
+    place_U = first_B[row_U] + np.arange(len(token_U)) - (np.cumsum(count_B) - count_B)[row_U]
+    place_R = np.zeros(rounded_up(int(laid_B.sum()), TOKEN_STEP), dtype=np.int64)
+    place_R[: laid_B.sum()] = np.repeat(start_B, laid_B)
+    place_R[place_U] = token_U
+    return Reads(torch.from_numpy(place_R), tuple(per_row.values())), torch.from_numpy(place_U[own_M])
 
 
 def _allowed(rows: Sequence[_Rows], width: int) -> Bool[Tensor, "B T T"]:
@@ -252,17 +280,19 @@ def target_logprobs(
         smoothing: of the labels, see ``target_logprob``; 0 = the log-probability itself.
 
     Works for any Hugging Face causal LM: logits are computed only where there is a loss, and chunk by chunk
-    (recomputed in the backward pass) where the vocabulary is large.
+    (recomputed in the backward pass) where the vocabulary is large. So is the last layer, but for its keys and values,
+    in models of Llama's kind (`last_layer`).
     """
     body = getattr(model, str(model.base_model_prefix))
-    with row_attention(model, RowMasks(packed.allowed, packed.longest)):
+    reads = packed.reads if last_layer(model) is not None else None
+    with row_attention(model, RowMasks(packed.allowed, packed.longest, reads)):
         hidden_1ND = body(
             input_ids=packed.ids_N[None],
             attention_mask=packed.ids_N.new_ones(1, 1, 1, 1),  # stands for the masks of the rows: models make none
             position_ids=packed.position_N[None],
             use_cache=False,
         ).last_hidden_state
-    hidden_MD = hidden_1ND.squeeze(0)[packed.source_M]
+    hidden_MD = hidden_1ND.squeeze(0)[packed.source_M if reads is None else packed.read_M]
     return state_logprobs(model, hidden_MD, packed.target_M, temperature_M, smoothing)
 
 

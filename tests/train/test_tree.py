@@ -9,11 +9,15 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
+from crsearch.errors import ModelError
 from crsearch.train import tree as tree_module
+from crsearch.train.attention import last_layer
 from crsearch.train.tree import Branch, Tree, fill_rows, pack, target_logprobs
 
 SIZES = {
@@ -26,6 +30,7 @@ FAMILIES = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
     "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, sliding_window=512)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SIZES, pad_token_id=0, bos_token_id=None, eos_token_id=None)),
 }
 
 
@@ -95,6 +100,79 @@ def test_gradient_of_packed_trees_equals_gradient_of_parts(model):
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(packed[name], parameter.grad, atol=1e-4, rtol=1e-4)
     model.zero_grad()
+
+
+def prompts_and_answers(prompts, tokens, answers):
+    """Trees without a loss on the prompt."""
+    ids = torch.randint(1, 50, (prompts, tokens), generator=torch.Generator().manual_seed(1)).tolist()
+    return [Tree(row, [Branch([i, i + 1, 3], [1.0] * 3, tokens, "a") for i in range(answers)]) for row in ids]
+
+
+NARROW = {
+    "one token read": ([Tree([i % 50 for i in range(300)], [Branch([7], [1.0], 300, "a")])], (256, 512)),
+    "ends of prompts": (prompts_and_answers(6, 100, 8), (256, 768)),
+    "rows of two widths": ([LONG, *prompts_and_answers(9, 33, 4)], (512, 768)),
+    "every token read": ([Tree([i % 50 for i in range(256)], trunk_loss=[1.0] * 256)], (256, 256)),
+}
+
+
+@pytest.mark.parametrize("case", NARROW)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_last_layer_of_the_tokens_that_are_read_gives_what_the_whole_layer_gives(model, monkeypatch, case, bf16):
+    trees, sizes = NARROW[case]
+    packed = pack(trees)
+    assert (len(packed.ids_N) if packed.reads is None else len(packed.reads.place_R), len(packed.ids_N)) == sizes
+
+    def update():
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logprob_M = target_logprobs(model, packed)
+        logprob_M.mean().backward()
+        return logprob_M.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    narrow, whole = update(), []
+    with monkeypatch.context() as patch:
+        patch.setattr(tree_module, "last_layer", lambda model: None)
+        whole = update()
+    model.zero_grad()
+    torch.testing.assert_close(narrow[0], whole[0], atol=0.2 if bf16 else 2e-5, rtol=0)
+    assert (narrow[1] - whole[1]).norm() < (0.05 if bf16 else 1e-5) * whole[1].norm()
+
+
+def test_the_last_layer_works_out_tokens_that_are_read_and_the_others_all(model):
+    packed, seen = pack(prompts_and_answers(6, 100, 8)), {}
+    handles = [
+        layer.mlp.register_forward_hook(lambda m, args, out, i=i: seen.update({i: out.shape[1]}))
+        for i, layer in enumerate(model.model.layers)
+    ]
+    target_logprobs(model, packed)
+    for handle in handles:
+        handle.remove()
+    known = last_layer(model) is not None
+    assert known == (not isinstance(model, Phi3ForCausalLM))  # queries, keys and values of one product: not known
+    assert seen == {0: 768, 1: 256 if known else 768}
+
+
+def test_a_model_is_whole_again_after_an_error(model, monkeypatch):
+    packed = pack(prompts_and_answers(6, 100, 8))
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="broken"):
+        patch.setattr(type(model.model.layers[-1].mlp), "forward", broken)
+        target_logprobs(model, packed)
+    text = torch.tensor([[1, 2, 3]])
+    assert model(text, use_cache=False).logits.shape == (1, 3, 50)
+
+
+def broken(*_):
+    raise RuntimeError("broken")
+
+
+def test_a_last_layer_with_attention_of_its_own_is_refused(model, monkeypatch):
+    layer = last_layer(model)
+    if layer is None:
+        return
+    monkeypatch.setattr(layer.self_attn, "forward", lambda hidden_states, **_: (hidden_states, None))
+    with pytest.raises(ModelError, match="attention interface"):
+        target_logprobs(model, pack(prompts_and_answers(6, 100, 8)))
 
 
 def test_another_tree_in_the_row_changes_nothing(model):
