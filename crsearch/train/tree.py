@@ -261,10 +261,9 @@ def target_logprob(
     >>> target_logprob(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]), smoothing=0.1).round(decimals=4)
     tensor([-0.3729])
     """
-    chosen = logits_MV.gather(-1, target_M[:, None])[:, 0]
-    if smoothing:
-        chosen = (1 - smoothing) * chosen + smoothing * logits_MV.mean(-1)
-    return chosen - logits_MV.logsumexp(-1)
+    logprob_MV = logits_MV.log_softmax(-1)  # one pass; with logsumexp it is five, and as many backward
+    chosen_M = logprob_MV.gather(-1, target_M[:, None])[:, 0]
+    return (1 - smoothing) * chosen_M + smoothing * logprob_MV.mean(-1) if smoothing else chosen_M
 
 
 def target_logprobs(
