@@ -7,7 +7,7 @@ pays for the other.
 Source: details: this project.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -88,20 +88,20 @@ class RowMasks:
     def attend(self, query_HND: Tensor, key_hND: Tensor, value_hND: Tensor, scaling: float) -> Tensor:
         """Attention of every token within its row, ``N H D``; 0 for tokens of no row.
 
-        In a layer whose keys and values were taken, queries are those of the R tokens that are read: ``R H D``.
+        After `taking_keys` once with queries of the R tokens that are read, ``R H D``, and the keys that were taken.
         """
         if self._takes_keys:
             self._taken = key_hND, value_hND
             raise KeysTaken
-        if self._taken is not None:
-            key_hND, value_hND = self._taken
+        taken, self._taken = self._taken, None  # other layers may be recomputed after this one
+        key_hND, value_hND = taken or (key_hND, value_hND)
         device = query_HND.device.type
         if torch.is_autocast_enabled(device):  # else positions, turned in float32, decide
             dtype = torch.get_autocast_dtype(device)
             query_HND, key_hND, value_hND = query_HND.to(dtype), key_hND.to(dtype), value_hND.to(dtype)
         counts, widths = [len(a) for a in self.allowed], [a.shape[1] for a in self.allowed]
         blocks, per_row = self.blocks(query_HND.dtype), widths
-        if self._taken is not None and self.reads is not None:
+        if taken and self.reads is not None:
             blocks, per_row = self.read_blocks(query_HND.dtype, self.reads), list(self.reads.per_row)
         queries = _rows(query_HND, counts, per_row)
         rows = zip(queries, *(_rows(x, counts, widths) for x in (key_hND, value_hND)), blocks, strict=True)
@@ -232,14 +232,47 @@ def _row_attention(
 def row_attention(model: nn.Module, masks: RowMasks) -> Iterator[None]:
     """Forward passes of a transformers model within take one sequence of rows that these masks describe.
 
-    With ``masks.reads``, states come out of them for its R tokens only (`narrowed`).
+    With ``masks.reads``, states come out of them for its R tokens only (`narrowed`). Layers with gradient checkpointing
+    find the masks again when the backward pass recomputes them.
     """
+    with _masked(model, masks), _masked_again(model, masks), narrowed(model, masks):
+        yield
+
+
+@contextmanager
+def _masked(model: nn.Module, masks: RowMasks) -> Iterator[None]:
+    """Within, layers attend by these masks."""
     token = _ACTIVE.set(masks)
     try:
-        with attention_of(model, NAME, _row_attention), narrowed(model, masks):
+        with attention_of(model, NAME, _row_attention):
             yield
     finally:
         _ACTIVE.reset(token)
+
+
+@contextmanager
+def _masked_again(model: nn.Module, masks: RowMasks) -> Iterator[None]:
+    """What checkpointed layers compute within, they compute by these masks, also when the backward pass asks again."""
+    layers: list[Any] = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    before = [layer._gradient_checkpointing_func for layer in layers]
+
+    def remembering(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+        def checkpointed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            def masked(*args: Any, **kwargs: Any) -> Any:
+                with _masked(model, masks):
+                    return function(*args, **kwargs)
+
+            return checkpoint(masked, *args, **kwargs)
+
+        return checkpointed
+
+    for layer, checkpoint in zip(layers, before, strict=True):
+        layer._gradient_checkpointing_func = remembering(checkpoint)
+    try:
+        yield
+    finally:
+        for layer, checkpoint in zip(layers, before, strict=True):
+            layer._gradient_checkpointing_func = checkpoint
 
 
 def last_layer(model: nn.Module) -> nn.Module | None:
@@ -264,12 +297,14 @@ def narrowed(model: nn.Module, masks: RowMasks) -> Iterator[None]:
 
     The layer's own code runs twice: for all tokens as far as its attention, where keys and values are taken; then for
     the tokens that are read, whose queries attend to these. So no layer is written anew here. The price: queries of
-    all tokens and keys of those that are read are computed (forward only) and not used.
+    all tokens and keys of those that are read are computed (forward only) and not used. The layer is not checkpointed:
+    it would be recomputed first, while all that a checkpoint frees is still held.
     """
     if masks.reads is None:
         yield
         return
-    layer, place_R = last_layer(model), masks.reads.place_R
+    layer: Any = last_layer(model)
+    place_R = masks.reads.place_R
     assert layer is not None, "reads for a model whose last layer is not known: ask last_layer"
 
     def begin(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -281,7 +316,9 @@ def narrowed(model: nn.Module, masks: RowMasks) -> Iterator[None]:
         return (hidden_1ND[:, place_R], *rest), kwargs | own
 
     handle = layer.register_forward_pre_hook(begin, with_kwargs=True)
+    checkpointed, layer.gradient_checkpointing = getattr(layer, "gradient_checkpointing", False), False
     try:
         yield
     finally:
+        layer.gradient_checkpointing = checkpointed
         handle.remove()

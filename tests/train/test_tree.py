@@ -139,6 +139,34 @@ def test_a_last_layer_of_the_tokens_that_are_read_gives_what_the_whole_layer_giv
     assert (narrow[1] - whole[1]).norm() < (0.05 if bf16 else 1e-5) * whole[1].norm()
 
 
+def test_layers_recomputed_in_the_backward_pass_give_the_same_gradient(model):
+    packed = pack([LONG, *prompts_and_answers(9, 33, 4)])
+
+    def gradient():
+        model.zero_grad()
+        target_logprobs(model, packed).mean().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    def checkpointing(verb):  # transformers renames it
+        new, old = f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}"
+        getattr(model, new if hasattr(model, new) else old)()
+
+    kept = gradient()
+    model.train()
+    checkpointing("enable")
+    try:
+        calls = []
+        handle = model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+        recomputed = gradient()
+        handle.remove()
+        assert len(calls) == 2
+        assert model.model.layers[-1].gradient_checkpointing
+    finally:
+        checkpointing("disable")
+        model.eval().zero_grad()
+    torch.testing.assert_close(recomputed, kept, atol=0, rtol=0)
+
+
 def test_the_last_layer_works_out_tokens_that_are_read_and_the_others_all(model):
     packed, seen = pack(prompts_and_answers(6, 100, 8)), {}
     handles = [
