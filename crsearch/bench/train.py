@@ -223,10 +223,21 @@ def _first_ratio(ours: Updater, sizes: TrainSizes, case: tuple[int, int, int]) -
 
 
 def _flops(config: Any, sizes: TrainSizes, case: tuple[int, int, int]) -> float:
-    """Of an update on trees: forward and twice that backward; rows that only fill up are not counted."""
+    """Of an update on trees: forward and twice that backward; rows that only fill up are not counted.
+
+    Nor is what the last layer leaves out: of tokens that predict nothing it needs keys and values.
+    """
     length, shortest, longest = case
     mean = (shortest + longest) / 2
     written = sizes.prompts * sizes.group * mean
+    tokens = sizes.prompts * length + written
     pairs = sizes.prompts * length * (length + 1) / 2 + written * (length + (mean + 1) / 2)
-    body = forward_flops(config, int(sizes.prompts * length + written), int(pairs))
-    return 3 * (body + 2 * written * config.hidden_size * config.vocab_size)
+    # read: the last token of each prompt, and all but the last of each trajectory
+    inner = sizes.prompts * sizes.group * (mean - 1)
+    read = sizes.prompts + inner
+    read_pairs = sizes.prompts * length + inner * (length + mean / 2)
+    share = 1 / config.num_hidden_layers
+    body = (1 - share) * forward_flops(config, int(tokens), int(pairs))
+    last = share * forward_flops(config, int(read), int(read_pairs))
+    keys = 2 * config.hidden_size * 2 * config.num_key_value_heads * config.head_dim * (tokens - read)
+    return 3 * (body + last + keys + 2 * written * config.hidden_size * config.vocab_size)
