@@ -1,4 +1,4 @@
-"""Write ``docs/settings.md`` from ``crsearch/config.py``: every setting with type, default, range and meaning.
+"""Write ``docs/settings.md`` from ``crsearch/config/sections.py``: every setting with type, default, range and meaning.
 
 python docs/make_settings.py            # writes docs/settings.md
 python docs/make_settings.py --check    # exit code 1 if it is out of date
@@ -20,7 +20,7 @@ TARGET = Path(__file__).parent / "settings.md"
 _HEAD = """\
 # Settings
 
-Generated from `crsearch/config.py` by `python docs/make_settings.py`; do not edit.
+Generated from `crsearch/config/sections.py` by `python docs/make_settings.py`; do not edit.
 
 Settings come from the defaults below, then the preset, then one TOML file, then `--set section.key=value`; later ones
 win. An unknown key is refused with the nearest known one, a value out of range with its limits. `crsearch settings`
