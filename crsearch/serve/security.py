@@ -11,7 +11,6 @@ Source: details: this project.
 """
 
 import asyncio
-import ipaddress
 import json
 import logging
 import os
@@ -20,15 +19,26 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crsearch.serve.checks import (
+    SAFE_METHODS,
+    SECURITY_HEADERS,
+    by_name,
+    check_head,
+    check_host,
+    check_media,
+    check_origin,
+    dressed,
+    has_body,
+    refusal,
+    too_large,
+)
 from crsearch.serve.config import LimitsConfig, ServeConfig
 from crsearch.serve.keys import (
     Declared,
@@ -36,7 +46,6 @@ from crsearch.serve.keys import (
     Matched,
     check_routes,
     declared,
-    is_loopback,
     match_route,
     needs,
     require,
@@ -64,30 +73,12 @@ __all__ = [
 
 LOG = logging.getLogger("crsearch.serve")
 
-MAX_HEADERS = 100
 SEND_SECONDS = 30.0
 """Longest wait for a client to take what it asked for."""
 LINGER_SECONDS = 0.5
 """How long the rest of a refused body is read and thrown away, so that the answer arrives before the end."""
 LINGER_BYTES = 1 << 20
 """Of it, what is read; the sender of more has the rest of the time to see the answer."""
-
-SECURITY_HEADERS: Mapping[str, str] = {
-    "content-security-policy": (
-        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
-        "frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    "cache-control": "no-store",
-}
-"""On every answer that does not set its own."""
-
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def harden(
@@ -228,10 +219,10 @@ class _Visit:
     def __init__(self, front: Front, scope: Scope, receive: Receive, send: Send) -> None:
         self._front, self.scope, self._receive, self._send = front, scope, receive, send
         self.id, self.route, self.extra = secrets.token_hex(12), "unmatched", list[tuple[str, str]]()
-        self.headers = _by_name(scope["headers"])
+        self.headers = by_name(scope["headers"])
         self._status, self._is_done = 0, False
         self._code: str | None = None
-        self._is_body_read = not _has_body(self.headers)
+        self._is_body_read = not has_body(self.headers)
         scope.setdefault("state", {})["request_id"] = self.id
 
     async def answer(self) -> None:
@@ -260,15 +251,12 @@ class _Visit:
     async def _pass_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self._missing(message)]}
+            own = message.get("headers", ())
+            missing = dressed(self.id, self.extra, {name.lower() for name, _ in own})
+            message = {**message, "headers": [*own, *missing]}
         elif message["type"] == "http.response.body":
             self._is_done = not message.get("more_body", False)
         await self._send(message)
-
-    def _missing(self, message: Message) -> list[tuple[bytes, bytes]]:
-        have = {name.lower() for name, _ in message.get("headers", ())}
-        wanted = [("x-request-id", self.id), *SECURITY_HEADERS.items(), *self.extra]
-        return [(n.encode(), v.encode()) for n, v in wanted if n.encode() not in have]
 
     async def allow_origin(self) -> None:
         """Answer a browser that asks whether a listed origin may call."""
@@ -282,7 +270,7 @@ class _Visit:
 
     async def with_body(self, route: Declared, limits: LimitsConfig) -> Receive:
         """Read the body and return what hands it on, then waits for the client to go."""
-        if self.scope["method"] in _SAFE_METHODS:
+        if self.scope["method"] in SAFE_METHODS:
             if not self._is_body_read:
                 raise Problem("bad_request", "this method has no body", hint="send it without one")
             return self._receive
@@ -300,7 +288,7 @@ class _Visit:
     async def _read(self, most: int, seconds: float) -> bytes:
         told = self.headers.get("content-length", ["0"])[0]
         if told.isdecimal() and (len(told) > 15 or int(told) > most):
-            raise _too_large(most)
+            raise too_large(most)
         parts, size = [], 0
         try:
             async with asyncio.timeout(seconds):
@@ -312,7 +300,7 @@ class _Visit:
                     size += len(parts[-1])
                     self._is_body_read = not message.get("more_body", False)
                     if size > most:
-                        raise _too_large(most)
+                        raise too_large(most)
         except TimeoutError:
             raise Problem("request_timeout", f"the body took more than {seconds:g} s", hint="send it at once") from None
         return b"".join(parts)
@@ -322,12 +310,8 @@ class _Visit:
         self._code = problem.code
         if self._status:
             return  # the answer has begun: what is missing of it tells the client
-        body = json.dumps(problem.body(self.id), ensure_ascii=False).encode("utf-8", "replace")
-        self.extra += [("content-type", "application/json"), ("content-length", str(len(body)))]
-        if problem.retry_after is not None:
-            self.extra.append(("retry-after", str(problem.retry_after)))
-        if problem.code == "unauthorized":
-            self.extra.append(("www-authenticate", "Bearer"))
+        headers, body = refusal(problem, self.id)
+        self.extra += headers
         if not self._is_body_read:
             self.extra.append(("connection", "close"))
         lingers = not self._is_body_read
@@ -351,21 +335,6 @@ class _Visit:
                     await asyncio.sleep(LINGER_SECONDS)  # reading no more, so that the sender stops and sees the answer
 
 
-def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, value in headers:
-        found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-    return found
-
-
-def _has_body(headers: Mapping[str, list[str]]) -> bool:
-    return "transfer-encoding" in headers or headers.get("content-length", ["0"]) != ["0"]
-
-
-def _too_large(most: int) -> Problem:
-    return Problem("body_too_large", f"the body has more than {most} bytes", hint="send less")
-
-
 def _where(error: BaseException) -> str:
     """Type and places of an error."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
@@ -384,116 +353,3 @@ def _raise_problem(_: Any, error: Exception) -> NoReturn:
     by_status = {status: code for code, status in reversed([*STATUS.items()])}
     code = by_status.get(error.status_code, "internal" if error.status_code >= 500 else "bad_request")
     raise Problem(code, code.replace("_", " "), hint="see /openapi.json") from None
-
-
-# -- checks -----------------------------------------------------------------------------------------------------------
-def check_head(scope: Scope, headers: Mapping[str, list[str]], limits: LimitsConfig) -> None:
-    """Refuse addresses and headers that are too long.
-
-    Raises:
-        Problem: ``uri_too_long`` or ``headers_too_large``.
-    """
-    path = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
-    if len(path) + len(scope.get("query_string", b"")) > limits.url_bytes:
-        raise Problem("uri_too_long", f"the address has more than {limits.url_bytes} bytes", hint="use a POST route")
-    size = sum(len(name) + len(value) for name, value in scope["headers"])
-    if size > limits.header_bytes or len(scope["headers"]) > MAX_HEADERS:
-        raise Problem(
-            "headers_too_large",
-            f"more than {limits.header_bytes} bytes or {MAX_HEADERS} headers",
-            hint="send fewer headers",
-        )
-    for name in ("content-type", "content-length", "host", "origin"):
-        if len(headers.get(name, ())) > 1:
-            raise Problem("bad_request", f"the header {name} stands twice", hint="send it once")
-
-
-def check_host(headers: Mapping[str, list[str]], config: ServeConfig) -> None:
-    """Refuse names that are not ours: a page of another site that lets its name point here (DNS rebinding).
-
-    Loopback names, ``serve.host`` and ``serve.hosts`` are ours. Where other machines may call, an address in
-    numbers is taken too (a probe has no name for us), since rebinding needs a name.
-
-    Raises:
-        Problem: ``wrong_host``.
-    """
-    if not _is_ours(headers.get("host", [""])[0], (config.host, *config.hosts)):
-        raise Problem("wrong_host", "this server is not known by that name", hint="list the name in serve.hosts")
-
-
-@lru_cache(maxsize=64)
-def _is_ours(host: str, names: tuple[str, ...]) -> bool:
-    """Whether a Host header names us; the first of ``names`` is where the server listens."""
-    name = _host_name(host)
-    if is_loopback(name) or name in map(_host_name, names):
-        return True
-    return not is_loopback(names[0]) and _is_address(name)
-
-
-def check_origin(method: str, headers: Mapping[str, list[str]], origins: Sequence[str]) -> str | None:
-    """Refuse calls that pages of other sites make a browser send.
-
-    Returns:
-        The origin, if it is a listed one that may read the answer.
-
-    Raises:
-        Problem: ``forbidden``: the method may change something and the origin is neither ours nor listed.
-    """
-    origin = headers.get("origin", [""])[0]
-    if not origin:
-        return None
-    if origin in origins:
-        return origin
-    is_ours = _netloc(origin) == headers.get("host", [""])[0].lower() != ""
-    if method in _SAFE_METHODS or is_ours:
-        return None
-    raise Problem("forbidden", "a page of another site may not do this", hint="list its origin in serve.origins")
-
-
-def check_media(headers: Mapping[str, list[str]], media: Sequence[str]) -> None:
-    """Refuse bodies that are compressed or of another type.
-
-    Raises:
-        Problem: ``unsupported_media_type``.
-    """
-    encodings = {e.strip().lower() for value in headers.get("content-encoding", []) for e in value.split(",")}
-    if encodings - {"", "identity"}:
-        raise Problem("unsupported_media_type", "compressed bodies are not read", hint="send it uncompressed")
-    kind, *parameters = headers.get("content-type", [""])[0].lower().split(";")
-    charsets = {p.strip().removeprefix("charset=").strip("\"' ") for p in parameters if "charset" in p}
-    if kind.strip() not in media or charsets - {"utf-8", "utf8"}:
-        raise Problem(
-            "unsupported_media_type",
-            "the body is of another type",
-            hint=f"send Content-Type: {' or '.join(media)}, in UTF-8",
-        )
-
-
-def _host_name(host: str) -> str:
-    """Host without its port.
-
-    >>> [_host_name(h) for h in ("Shop.Example.:80", "[::1]:8000", "127.0.0.1")]
-    ['shop.example', '::1', '127.0.0.1']
-    """
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    name = host if host.count(":") > 1 else host.partition(":")[0]
-    return name.removesuffix(".")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _netloc(origin: str) -> str | None:
-    """Host and port of an origin; None for ``null`` and what is no origin."""
-    try:
-        found = urlsplit(origin)
-    except ValueError:
-        return None
-    return found.netloc.lower() if found.scheme in ("http", "https") else None
