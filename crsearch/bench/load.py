@@ -33,6 +33,8 @@ class Reply:
     data: bytes
     ms: float
     """From when the request was due."""
+    late_ms: float = 0.0
+    """From when it was due until it was sent: the client's own delay, which ``ms`` holds too."""
 
     @property
     def body(self) -> Any:
@@ -71,14 +73,16 @@ class Client:
         A server may close an idle connection at the moment it is used; then nothing of an answer has come, and the
         request goes over a new one, as HTTP clients do.
         """
-        begun = time.perf_counter() if due is None else due
+        now = time.perf_counter()
+        begun = now if due is None else due
         body = b"" if value is None else orjson.dumps(value)
         about = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n" if body else ""
         request = f"{method} {path} HTTP/1.1\r\nhost: {self.host}\r\n{about}\r\n".encode() + body
         found = await self._tried(request, self._idle.pop()) if self._idle else None
         found = found or await self._tried(request)
         ms = 1e3 * (time.perf_counter() - begun)
-        return Reply(0, b"", ms) if found is None else Reply(found.status, found.data, ms)
+        late = 1e3 * (now - begun)
+        return Reply(0, b"", ms, late) if found is None else Reply(found.status, found.data, ms, late)
 
     async def _tried(self, request: bytes, connection: "_Connection | None" = None) -> "_Got | None":
         """What came over a connection; none = it failed."""

@@ -223,6 +223,13 @@ async def _overload(
             how=f"{len(refused)} refused",
         ),
         Figure(
+            key="L9",
+            what="client: sent later than due, p99",
+            value=percentile([r.late_ms for r in replies], 99),
+            unit="ms",
+            how="the client shares the cores; as late as it sends, it sees what came",
+        ),
+        Figure(
             key="G1",
             what="accepted, p99 over the deadline",
             value=percentile(accepted, 99) / DEADLINE,

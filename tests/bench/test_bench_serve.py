@@ -82,6 +82,24 @@ def test_an_open_loop_sends_at_its_times_and_counts_from_when_a_request_was_due(
     assert all(r.ms >= 199 for r in replies)
 
 
+def test_what_a_busy_client_sends_late_is_told_as_its_own_delay():
+    async def work():
+        server, url, _ = await _fake_server(0.0)
+        client = Client(url)
+        loading = asyncio.create_task(open_loop(client, "/", [{}], rate=100.0, seconds=0.3))
+        await asyncio.sleep(0.1)
+        time.sleep(0.1)  # nobody in this process is looked at
+        replies = await loading
+        await client.close()
+        server.close()
+        await asyncio.sleep(0.05)
+        return replies
+
+    replies = asyncio.run(work())
+    assert len(replies) == 30 and max(r.late_ms for r in replies) > 60
+    assert all(0 <= r.late_ms <= r.ms for r in replies)
+
+
 def test_a_connection_that_was_closed_while_idle_is_no_error():
     async def work():
         hangs_up = []
