@@ -92,7 +92,13 @@ def create_app(service: SearchService, config: ServeConfig) -> FastAPI:
     async def openapi() -> JSONResponse:
         return JSONResponse(describe(app))
 
-    harden(app, config, watchers=(access_log, service.metrics.request), gate=service.gate)
+    harden(
+        app,
+        config,
+        watchers=(access_log, service.metrics.request),
+        gate=service.gate,
+        is_full=lambda: service.is_full,
+    )
     return app
 
 

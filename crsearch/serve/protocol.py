@@ -3,7 +3,8 @@
 uvicorn waits for ever for the headers of a request, keeps any number of idle connections, and answers what is no
 HTTP with plain text. Here headers must arrive in time, the oldest idle connection makes room for a new one, and
 every refusal has the one shape of ``problems``. The parser is llhttp, in C: of a request that is refused, reading it
-would cost the most otherwise (docs/log.md).
+would cost the most otherwise (docs/log.md). A search that finds no room is refused here (``early``). What is written in
+one turn of the event loop is sent at once, so that an answer wakes its reader once.
 
 Source: details: this project; the base class is ``uvicorn.protocols.http.httptools_impl.HttpToolsProtocol``.
 """
@@ -16,11 +17,12 @@ import sys
 import time
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from crsearch.serve.config import ServeConfig
+from crsearch.serve.early import Early
 from crsearch.serve.problems import Problem
 
 MAX_HEAD_BYTES = 160_000
@@ -64,10 +66,15 @@ class Protocol(HttpToolsProtocol):
         self._since = time.monotonic()
         self._beside = 0
         """Bytes of the request so far that are not of its body."""
+        self._early: Early | None = getattr(getattr(self.app, "state", None), "early", None)
+        self._held: list[bytes] | None = None
+        """The body so far of a request that may be refused when it is whole; none = there is no such."""
+        self._is_refused = False
+        """The request was refused and the next has not begun."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and end the oldest idle connection if there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, Gathered(transport, self.loop)))
         self._since = time.monotonic()
         self._watch_head()
         if len(self.connections) > self._most:
@@ -80,9 +87,17 @@ class Protocol(HttpToolsProtocol):
         """Read on."""
         self._beside += len(data)
         super().data_received(data)
+        parts, self._held = self._held, None
+        if parts is not None and not self.transport.is_closing():  # its rest is still to come
+            self._begin(parts)
         if self._beside > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(Problem("headers_too_large", f"more than {MAX_HEAD_BYTES} bytes", hint="send fewer headers"))
         self._watch_head()
+
+    def on_message_begin(self) -> None:
+        """The first bytes of a request."""
+        self._is_refused = False
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The request begins, unless it is none (RFC 9112: one Host, version 1.x)."""
@@ -92,17 +107,56 @@ class Protocol(HttpToolsProtocol):
             raise Problem("uri_too_long", f"the address has more than {MAX_URL_BYTES} bytes", hint="use a POST route")
         if hosts > 1 or (version, hosts) not in (("1.1", 1), ("1.0", 0), ("1.0", 1)):
             raise _no_http()
-        super().on_headers_complete()
+        if version == "1.1" and self._may_be_refused():
+            self._held = []
+        else:
+            super().on_headers_complete()
+
+    def _may_be_refused(self) -> bool:
+        """Whether the request can be answered here and now, should there be no room for it."""
+        return (
+            self._early is not None
+            and self.url in self._early
+            and not (self.is_busy or self.flow.write_paused or self.expect_100_continue)
+            and self.parser.get_method() == b"POST"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+        )
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._beside -= len(body)
-        super().on_body(body)
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
 
     def on_message_complete(self) -> None:
         """The end of a request."""
         self._beside = 0
+        parts, self._held = self._held, None
+        if parts is not None:
+            if self._refused(sum(map(len, parts))):
+                return
+            self._begin(parts)
         super().on_message_complete()
+
+    def _refused(self, size: int) -> bool:
+        """Refuse the request with a body of ``size`` bytes if there is no room for it."""
+        assert self._early is not None
+        said = self._early.answer(self.url, self.headers, size, self.server_state.default_headers)
+        if said is None:
+            return False
+        self._is_refused = True
+        self.transport.write(said)
+        self.on_response_complete()
+        return True
+
+    def _begin(self, parts: list[bytes]) -> None:
+        """Hand a request that was held back, with what there is of its body, to the application."""
+        super().on_headers_complete()
+        for part in parts:
+            super().on_body(part)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -115,7 +169,7 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _watch_head(self) -> None:
-        if self.is_busy or self.transport.is_closing():
+        if self.is_busy or self._is_refused or self.transport.is_closing():
             self._stop_watching()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self._head_seconds, self._head_is_late)
@@ -155,6 +209,36 @@ class Protocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+class Gathered:
+    """A transport that sends what is written in one turn of the event loop in one piece.
+
+    Head and body of an answer would else be two packets, and wake the reader twice.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send at the end of the turn."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what there is, then end."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
 
 
 def _no_http() -> Problem:

@@ -40,6 +40,7 @@ from crsearch.serve.checks import (
     too_large,
 )
 from crsearch.serve.config import LimitsConfig, ServeConfig
+from crsearch.serve.early import Early
 from crsearch.serve.keys import (
     Declared,
     Keys,
@@ -87,6 +88,7 @@ def harden(
     *,
     watchers: Sequence[Watcher] = (access_log,),
     gate: Callable[[], None] = lambda: None,
+    is_full: Callable[[], bool] = lambda: False,
     environment: Mapping[str, str] = os.environ,
 ) -> Keys:
     """Put the front around an application. Call it last, when all routes are there.
@@ -97,6 +99,7 @@ def harden(
         config: of the server.
         watchers: told of every request.
         gate: called before a route that ``is_queued`` sees its request; raises the problem of who finds no room.
+        is_full: whether ``gate`` would raise; then the protocol may refuse without the front (``app.state.early``).
         environment: where keys are.
 
     Returns:
@@ -111,6 +114,7 @@ def harden(
     app.router.redirect_slashes = False
     app.add_exception_handler(HTTPException, _raise_problem)
     app.add_exception_handler(RequestValidationError, _raise_problem)
+    app.state.early = Early(app.router.routes, config, keys, watchers, gate, is_full)
     app.add_middleware(Front, config=config, keys=keys, watchers=watchers, gate=gate)
     return keys
 

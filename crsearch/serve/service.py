@@ -293,17 +293,26 @@ class SearchService:
         Raises:
             Problem: ``too_many_requests``.
         """
-        if self.engine.waiting + self._asking >= self.config.queue:
+        if self._is_queue_full:
             raise self._busy()
 
+    @property
+    def _is_queue_full(self) -> bool:
+        return self.engine.waiting + self._asking >= self.config.queue
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a search over HTTP is refused before its body is looked at: there is no room for it, or no time."""
+        is_behind = len(self._flying) >= self.config.batch and self.lag.ms > BEHIND_MS
+        return is_behind or self._is_queue_full
+
     def gate(self) -> None:
-        """What a search over HTTP must pass before its body is looked at: there is room for it, and time.
+        """What a search over HTTP must pass before its body is looked at.
 
         Raises:
-            Problem: ``too_many_requests``.
+            Problem: ``too_many_requests``, if the server ``is_full``.
         """
-        self.refuse_if_full()
-        if len(self._flying) >= self.config.batch and self.lag.ms > BEHIND_MS:
+        if self.is_full:
             raise self._busy()
 
     async def search(self, request: SearchRequest, request_id: str | None = None) -> Answer:
