@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crsearch.context.serialiser import Encoded, Serialiser
+from crsearch.context.serialiser import Encoded, Past, Serialiser
 from crsearch.context.wording import INSTRUCTIONS, SYSTEM, Language
 from crsearch.errors import ModelError
 from crsearch.records.types import Context, Item
@@ -130,6 +130,15 @@ class Prompts:
     def trunks(self, contexts: Sequence[Context]) -> list[Encoded]:
         """Trunks of many contexts, tokenised together."""
         return [e.shifted(self.frame.opener, self._opener) for e in self.serialiser.contexts(contexts)]
+
+    def past(self, context: Context) -> Past:
+        """Profile and history of a context, for ``trunk_after``."""
+        return Past(self.serialiser, context)
+
+    def trunk_after(self, past: Past, context: Context) -> tuple[list[int], dict[str, int]]:
+        """``ids`` and ``dropped`` of ``trunk``, for a context of this profile and history."""
+        ids, dropped = past.then(context)
+        return self._opener + ids, dropped
 
     def suffix(self, task: Task) -> list[int]:
         """Instruction, assistant opener and what opens the answer of ``task``."""

@@ -13,11 +13,13 @@ Source: CRS §3.1 says what a context holds; the form, the escapes and the order
 
 import json
 import math
+from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from crsearch.config import ContextConfig
 from crsearch.context.guard import Guard
@@ -30,6 +32,9 @@ from crsearch.sids.book import SidBook
 
 Fields = dict[str, Any]
 """A JSON object."""
+
+CUTS_KEPT = 16
+"""Ways of cutting the past of a user that are kept tokenised; a search tries up to ten of them."""
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -175,39 +180,58 @@ class Serialiser:
             yield from INSTRUCTIONS[language].values()
 
     def _within_budget(self, view: View, page: Page, encoding: Any) -> tuple[Page, Any, Cut]:
+        if len(encoding.ids) <= self.config.token_budget:
+            return page, encoding, Cut()
+        tried: dict[Cut, tuple[Page, Any, Cut]] = {}
+
+        def size(cut: Cut) -> int:
+            tried[cut] = self._written(view, cut)
+            return len(tried[cut][1].ids)
+
+        cut = self._least_cut(view.limits(), view.lengths(), page.length, len(encoding.ids), size)
+        return tried.get(cut) or self._written(view, cut)
+
+    def _least_cut(
+        self, limits: Cut, lengths: Sequence[float], characters: int, tokens: int, size: Callable[[Cut], int]
+    ) -> Cut:
         """The fewest steps of dropping that fit; all of them (``now`` alone is left) where none does.
 
         A step shortens the text, so the count is found by bisection, starting where the mean length of the parts
         suggests: about three texts are tokenised, not one per step.
+
+        Args:
+            limits: how many parts of each kind there are.
+            lengths: mean length of each kind.
+            characters: of the whole text.
+            tokens: of the whole text, more than the budget.
+            size: tokens of the text after a cut.
         """
-        if len(encoding.ids) <= self.config.token_budget:
-            return page, encoding, Cut()
-        limits = view.limits()
-        tried: dict[int, tuple[Page, Any, Cut]] = {}
-        too_long, fits = 0, sum(limits)
-        probe, stride = _estimate(view, limits, 1 - self.config.token_budget / len(encoding.ids), page.length), 1
+        budget, too_long, fits = self.config.token_budget, 0, sum(limits)
+        probe, stride = _estimate(limits, lengths, (1 - budget / tokens) * characters), 1
         while fits - too_long > 1:
             if not too_long < probe < fits:
                 probe = (too_long + fits) // 2
-            tried[probe] = self._written(view, cut_after(limits, probe))
-            if len(tried[probe][1].ids) <= self.config.token_budget:
+            if size(cut_after(limits, probe)) <= budget:
                 fits, probe = probe, probe - stride
             else:
                 too_long, probe = probe, probe + stride
             stride *= 2
-        return tried.get(fits) or self._written(view, cut_after(limits, fits))
+        return cut_after(limits, fits)
 
     def _written(self, view: View, cut: Cut) -> tuple[Page, Any, Cut]:
         page = write(view, cut)
         return page, self._encode([page.text])[0], cut
 
     def _view(self, context: Context) -> View:
-        now = {"time": format_time(context.time, self.config.time), "place": context.place}
         return View(
             profile=self._pairs(dict(sorted(context.profile.items())), braces=True),
             history=tuple(map(self._event, self._kept(context))),
-            now=f'{{{self._pairs(now, comma=True)}"query":{self.guard.quote(context.query)}}}',
+            now=self._now(context),
         )
+
+    def _now(self, context: Context) -> str:
+        now = {"time": format_time(context.time, self.config.time), "place": context.place}
+        return f'{{{self._pairs(now, comma=True)}"query":{self.guard.quote(context.query)}}}'
 
     def _kept(self, context: Context) -> tuple[Search, ...]:
         """The newest ``max_events`` searches of the history."""
@@ -319,6 +343,16 @@ class Serialiser:
         ids: list[int] = self._encode([text])[0].ids
         return ids
 
+    @cached_property
+    def walls(self) -> frozenset[int]:
+        """Tokens at which the tokenizer divides every text before it looks at the parts."""
+        added: dict[int, Any] = {} if self._core is None else self._core.get_added_tokens_decoder()
+        return frozenset(
+            number
+            for number, token in added.items()
+            if not (token.normalized or token.lstrip or token.rstrip or token.single_word)
+        )
+
     def _encode(self, texts: list[str]) -> list[Any]:
         """One ``tokenizers.Encoding`` (ids and character offsets) per text."""
         if self._core is None:
@@ -346,12 +380,87 @@ def _private_core(tokenizer: Any) -> Any:
     return core
 
 
-def _estimate(view: View, limits: Cut, share: float, length: int) -> int:
-    """How many steps of dropping save about ``share`` of the text."""
-    to_save, steps = share * length, 0
-    for limit, saved in zip(limits, view.lengths(), strict=True):
+def _estimate(limits: Cut, lengths: Sequence[float], to_save: float) -> int:
+    """How many steps of dropping save about so many characters."""
+    steps = 0
+    for limit, saved in zip(limits, lengths, strict=True):
         if to_save <= limit * saved:
             return steps + math.ceil(to_save / saved)
         steps += limit
         to_save -= limit * saved
     return steps
+
+
+# -- many searches of one user ----------------------------------------------------------------------------------------
+class _Opening(NamedTuple):
+    """A text up to where ``now`` begins, tokenised as far as what follows cannot change the tokens."""
+
+    ids: "array[int]"
+    """Up to the last control token, which is among them."""
+    wall: str
+    """That token; "" = there is none, and no ids."""
+    rest: str
+    """What comes after it."""
+    characters: int
+    """Of the whole text."""
+
+
+class Past:
+    """Profile and history of a user, written and tokenised once for all searches that come after them.
+
+    A tokenizer divides a text at its added tokens before it does anything else, so what stands before the last semantic
+    ID of a history keeps its tokens whatever is asked. Only the few characters from there to the end are read anew.
+
+    Args:
+        serialiser: writes the contexts.
+        context: has the profile and the history; the rest of it counts for nothing.
+    """
+
+    def __init__(self, serialiser: Serialiser, context: Context) -> None:
+        self._serialiser = serialiser
+        self._view = replace(serialiser._view(context), now="")
+        self._limits, self._lengths = self._view.limits(), self._view.lengths()
+        self._left_out = serialiser._left_out(context)
+        self._openings: dict[Cut, _Opening] = {}
+
+    def then(self, context: Context) -> tuple[list[int], dict[str, int]]:
+        """``ids`` and ``dropped`` of ``Serialiser.context``, for a context of this profile and history."""
+        now, budget = self._serialiser._now(context), self._serialiser.config.token_budget
+        ends: dict[str, list[int]] = {}
+
+        def end_of(opening: _Opening) -> list[int]:
+            """Tokens after the opening; of few kinds, whatever is cut."""
+            found = ends.get(opening.rest)
+            if found is None:
+                text = f"{opening.wall}{opening.rest}{now}}}"  # the token before decides how a text begins
+                found = ends[opening.rest] = self._serialiser.ids(text)[bool(opening.wall) :]
+            return found
+
+        def size(cut: Cut) -> int:
+            return len(self._opening(cut).ids) + len(end_of(self._opening(cut)))
+
+        cut, whole = Cut(), self._opening(Cut())
+        if (tokens := size(cut)) > budget:
+            characters = whole.characters + len(now) + 1
+            cut = self._serialiser._least_cut(self._limits, self._lengths, characters, tokens, size)
+        opening = self._opening(cut)
+        dropped = {kind: n for kind, n in (self._left_out | cut._asdict()).items() if n}
+        return [*opening.ids, *end_of(opening)], dropped
+
+    def _opening(self, cut: Cut) -> _Opening:
+        found = self._openings.get(cut)
+        if found is None:
+            if len(self._openings) >= CUTS_KEPT:
+                self._openings.pop(next(iter(self._openings)))
+            found = self._openings[cut] = self._opened(cut)
+        return found
+
+    def _opened(self, cut: Cut) -> _Opening:
+        text = write(self._view, cut).text.removesuffix("}")
+        encoding = self._serialiser._encode([text])[0]
+        walls = self._serialiser.walls
+        at = next((n for n in range(len(encoding.ids) - 1, -1, -1) if encoding.ids[n] in walls), None)
+        if at is None:
+            return _Opening(array("i"), "", text, len(text))
+        start, stop = encoding.offsets[at]
+        return _Opening(array("i", encoding.ids[: at + 1]), text[start:stop], text[stop:], len(text))

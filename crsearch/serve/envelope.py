@@ -13,6 +13,7 @@ from crsearch.serve.contract import Answer, Found, Reasoning, Rung, SearchReques
 from crsearch.serve.engine import Outcome
 from crsearch.serve.index import Allowed, Index
 from crsearch.serve.text import CleanText
+from crsearch.serve.why import Events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Asked:
         trunk: its token ids.
         dropped: what the token budget left out, by kind.
         allowed: items that pass the filters; none = all.
+        events: what items share with the history, where it is kept.
         began: when it came, by the monotonic clock in seconds.
         deadline: when the answer must be there.
     """
@@ -38,6 +40,7 @@ class Asked:
     trunk: Sequence[int]
     dropped: Mapping[str, int]
     allowed: Allowed | None
+    events: Events | None = None
     began: float
     deadline: float
 
@@ -117,6 +120,7 @@ def hydrated(
         by: the rung, or the system that ranked.
     """
     index = asked.index
+    explanation = index.explainer(asked.context, thought, asked.events)
     found = []
     for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), 1):
         row = index.catalogue.row(item_id)
@@ -127,11 +131,11 @@ def hydrated(
                 title=item.title,
                 rank=rank,
                 score=round(float(score), 4),
-                sid=index.book.pieces(row),
+                sid=index.pieces(row),
                 brand=item.brand,
                 price=item.price,
                 category=item.category,
-                why={"matched_context": index.explainer(item, asked.context, thought), "rung": by},
+                why={"matched_context": explanation(item), "rung": by},
             )
         )
     return tuple(found)

@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from threading import Lock
 
 import numpy as np
@@ -21,11 +21,14 @@ from crsearch.searchers.popularity import query_key
 from crsearch.serve.answers import Facets
 from crsearch.serve.catalogue import Version
 from crsearch.serve.contract import Filters, Rung, SidNode
+from crsearch.serve.known import Known
 from crsearch.serve.why import Explainer
 from crsearch.train.answer import forbidden_in_thoughts
 
 FILTERS_KEPT = 64
 """Filters whose folded masks are kept."""
+PIECES_KEPT = 20_000
+"""Items whose semantic IDs are kept in pieces."""
 MORE = 5
 """A system that knows no filters is asked for this many times as many items, then filtered."""
 
@@ -55,6 +58,7 @@ class Index:
     bundle: Bundle
     prompts: Prompts
     explainer: Explainer
+    known: Known
     forbidden: list[int]
     _searchers: dict[str, Searcher]
 
@@ -66,6 +70,8 @@ class Index:
             version.catalogue, version.book, version.trie, version.alive_N,
         )  # fmt: skip
         self.book_key = version.book.fingerprint()[:12]
+        self.pieces = lru_cache(maxsize=PIECES_KEPT)(version.book.pieces)
+        """The tokens of an item's semantic ID."""
         self._allowed: OrderedDict[str, Allowed] = OrderedDict()
         self._lock = Lock()
         self._searchers = {} if before is None else dict(before._searchers)
@@ -73,13 +79,14 @@ class Index:
         """Its items are others than those of the version before."""
         if before is not None and not self.is_new:
             self.space, self.bundle, self.prompts = before.space, before.bundle, before.prompts
-            self.explainer, self.forbidden = before.explainer, before.forbidden
+            self.explainer, self.forbidden, self.known = before.explainer, before.forbidden, before.known
             return
         self.space = space.with_catalogue(version.catalogue, version.book)
         self.bundle = replace(bundle, sid_ids_NL=version.sid_ids_NL)
         serialiser = Serialiser(version.catalogue, version.book, space.settings.context, bundle.tokenizer)
         self.prompts = Prompts(serialiser, bundle.tokenizer, language=language(space.settings))
         self.explainer = Explainer(self.catalogue)
+        self.known = Known(self.prompts, self.explainer)
         self.forbidden = forbidden_in_thoughts(self.bundle)
 
     def renew(self, names: Collection[str]) -> None:
@@ -87,6 +94,11 @@ class Index:
         if self.is_new:
             fresh = {name: self._built(name) for name in names}
             self._searchers = fresh
+
+    @cached_property
+    def num_alive(self) -> int:
+        """Items that can be found."""
+        return int(self.alive_N.sum())
 
     # -- filters ------------------------------------------------------------------------------------------------------
     def allowed(self, filters: Filters) -> Allowed | None:

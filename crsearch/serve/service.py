@@ -129,7 +129,7 @@ class SearchService:
         self.metrics.watch("thought_cache_hits", "Thoughts found in the cache", lambda: engine.state.hits)
         self.metrics.watch("invalid_sids", "Answers that were no live item; must be 0", lambda: engine.state.invalid)
         self.metrics.watch("catalogue_version", "Number of the version in use", lambda: float(self.index.name[1:]))
-        self.metrics.watch("catalogue_items", "Items that can be found", lambda: int(self.index.alive_N.sum()))
+        self.metrics.watch("catalogue_items", "Items that can be found", lambda: self.index.num_alive)
         self.metrics.watch("ready", "1 = ready", lambda: float(self.ready))
         self.metrics.watch("event_loop_lag_seconds", "How late the event loop is", lambda: self.lag.ms / 1e3)
 
@@ -397,7 +397,7 @@ class SearchService:
         self.refuse_if_full()
         began = time.monotonic()
         if _is_short(request):
-            return self._ask(request, began)  # 1 ms: less than a thread that takes the lock from the loop costs it
+            return self._ask(request, began, keeps=True)  # less than a thread that takes the lock costs the loop
         self._asking += 1
         try:
             return await self._in_pool(lambda: self._ask(request, began))
@@ -450,8 +450,14 @@ class SearchService:
         except DataError as e:
             raise Problem("invalid_request", "the item was not shown in it", field="item_id", hint=JUDGE) from e
 
-    def _ask(self, request: SearchRequest, began: float) -> Asked:
-        """Clean a request that came at ``began`` and read its context; in the pool."""
+    def _ask(self, request: SearchRequest, began: float, keeps: bool = False) -> Asked:
+        """Clean a request that came at ``began`` and read its context; any thread, but for one that ``keeps``.
+
+        Args:
+            request: what is searched for.
+            began: when it came.
+            keeps: it has nothing but the stored context of its user, which is kept; in the event loop.
+        """
         index = self.index
         if request.catalogue is not None and request.catalogue != index.name:
             raise Problem(
@@ -467,15 +473,21 @@ class SearchService:
         limits = self.config.limits
         clean = clean_query(request.query, limits.query_chars, limits.query_bytes)
         context = self.contexts.context(request, clean.text)
-        trunk = index.prompts.trunk(context)
+        user = index.known(context) if keeps and context.user_id else None
+        if user is None:
+            trunk = index.prompts.trunk(context)
+            ids, dropped = trunk.ids, trunk.dropped
+        else:
+            ids, dropped = index.prompts.trunk_after(user.past, context)
         return Asked(
             request=request,
             clean=clean,
             index=index,
             context=context,
-            trunk=trunk.ids,
-            dropped=trunk.dropped,
+            trunk=ids,
+            dropped=dropped,
             allowed=index.allowed(request.filters),
+            events=None if user is None else user.events,
             began=began,
             deadline=began + (request.deadline_ms or self.config.deadline_ms) / 1e3,
         )
@@ -498,9 +510,8 @@ class SearchService:
 
     async def _answer(self, asked: Asked, job: Job | None = None) -> Answer:
         index, allowed = asked.index, asked.allowed
-        count = int(index.alive_N.sum()) if allowed is None else allowed.count
-        if count == 0:
-            empty = "filters" if index.alive_N.any() else "empty_catalogue"
+        if (index.num_alive if allowed is None else allowed.count) == 0:
+            empty = "filters" if index.num_alive else "empty_catalogue"
             return self._envelope(
                 asked, Outcome(rung=None, why="no item can be found", degraded=(empty,)), Rung.POPULAR
             )
@@ -727,7 +738,7 @@ class SearchService:
     async def forget(self, user_id: str) -> int:
         """Drop what is kept in memory of a user, who is a stranger from now on; how many things there were."""
         self.contexts.forgotten.add(user_id)
-        return await self.engine.forget(user_id)
+        return self.index.known.forget(user_id) + await self.engine.forget(user_id)
 
     # -- helpers ------------------------------------------------------------------------------------------------------
     async def _in_pool(self, work: Callable[[], Made]) -> Made:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -357,5 +357,6 @@ def _refuse_repeats(item_ids: Sequence[str]) -> None:
         seen.add(item_id)
 
 
+@lru_cache(maxsize=65_536)
 def _piece(layer: int, code: int) -> str:
     return f"<{_LETTERS[layer]}_{code}>"

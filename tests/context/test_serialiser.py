@@ -14,7 +14,7 @@ from shop import book, contexts, shop
 from crsearch.config import ContextConfig
 from crsearch.context import Encoded, Serialiser, parse_context
 from crsearch.context.guard import strip_invisible
-from crsearch.context.serialiser import format_time
+from crsearch.context.serialiser import Past, format_time
 from crsearch.errors import ModelError, SidError
 from crsearch.records.store import Catalogue
 from crsearch.records.types import Context, Item, Search
@@ -188,6 +188,25 @@ def test_control_tokens_stand_only_in_semantic_ids(kind: str, budget: int, parts
     pieces = [piece for sid in written for piece in sids.pieces(_row(sids, sid))]
     found = [tokenizer.convert_ids_to_tokens(encoded.ids[n]) for n in control_positions(tokenizer, encoded)]
     assert found == pieces
+
+
+@settings(max_examples=150)
+@given(
+    parts=contexts_in_parts,
+    asked=st.lists(contexts_in_parts, min_size=1, max_size=3),
+    budget=st.sampled_from([16, 60, 120, 250, 100_000]),
+)
+@pytest.mark.parametrize("kind", ["tokenizer", "qwen", "llama"])
+def test_a_kept_past_gives_the_tokens_of_the_whole_context(
+    kind: str, parts: dict[str, Any], asked: list[dict[str, Any]], budget: int, request: Any
+) -> None:
+    """One past for several searches: whatever is asked, and whatever the budget leaves out."""
+    own, context = serialiser(kind, request.getfixturevalue(kind), budget), built(parts)
+    past = Past(own, context)
+    for other in asked:
+        now = replace(context, **{name: other[name] for name in ("query", "time", "place") if name in other})
+        expected = own.context(now)
+        assert past.then(now) == (expected.ids, expected.dropped)
 
 
 def _row(sids: SidBook, sid: str) -> int:
