@@ -91,7 +91,10 @@ class SearchRequest(Strict):
     mode: Mode = "auto"
     deadline_ms: int | None = Field(default=None, ge=50, le=10_000)
     """When the answer must be there; none = ``serve.deadline_ms``."""
-    filters: Filters = NO_FILTERS
+    filters: Filters = Field(
+        default_factory=lambda: NO_FILTERS,  # a default would be copied, part by part, for every request
+        json_schema_extra={"default": NO_FILTERS.model_dump()},
+    )
     systems: list[Annotated[str, Field(max_length=64)]] = Field(default=[], max_length=4)
     """Other systems of the run whose lists are wanted beside, by the names of its table."""
     catalogue: Annotated[str, Field(max_length=64)] | None = None

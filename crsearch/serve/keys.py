@@ -8,11 +8,14 @@ Source: details: this project.
 
 import hashlib
 import hmac
+import inspect
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Scope
 
@@ -44,7 +47,8 @@ class Declared:
     body_bytes: int | None = None
     """Longest body; None = ``limits.body_bytes``."""
     is_queued: bool = False
-    """It waits for the model, and is refused where too many do."""
+    """It waits for the model, and is refused where too many do. Its function takes the request alone, and answers with
+    a ``Response``: it is called by the front, without the framework between."""
 
 
 def needs(
@@ -75,10 +79,15 @@ def check_routes(routes: Sequence[BaseRoute]) -> None:
         RuntimeError: one does not, or is of a kind that hides others; our fault, so no ``UserError``.
     """
     for route in routes:
-        if declared(route) is None:
+        own = declared(route)
+        if own is None:
             raise RuntimeError(
                 f"route {getattr(route, 'path', route)!r} has no scope: put @needs(...) on its function; "
                 "routes of an included router must stand on the application itself"
+            )
+        if own.is_queued and [*inspect.signature(getattr(route, "endpoint", route)).parameters] != ["request"]:
+            raise RuntimeError(
+                f"route {getattr(route, 'path', route)!r} is queued: its function takes the request alone"
             )
 
 
@@ -91,6 +100,8 @@ class Matched:
     route: Declared | None
     methods: tuple[str, ...] | None = None
     """Those that the route knows, if that of the request is not among them."""
+    endpoint: Callable[[Request], Awaitable[Response]] | None = None
+    """What answers a request of a route that ``is_queued``, which has no other parameter."""
 
 
 def match_route(routes: Sequence[BaseRoute], scope: Scope) -> Matched | None:
@@ -99,7 +110,9 @@ def match_route(routes: Sequence[BaseRoute], scope: Scope) -> Matched | None:
     for route in routes:
         match, _ = route.matches(scope)
         if match is Match.FULL:
-            return Matched(template=_template(route), route=declared(route))
+            own = declared(route)
+            endpoint = route.endpoint if own is not None and own.is_queued and isinstance(route, Route) else None
+            return Matched(template=_template(route), route=own, endpoint=endpoint)
         if match is Match.PARTIAL:
             others.append(route)
     if not others:

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crsearch.serve.checks import (
@@ -157,6 +158,7 @@ class Front:
         gate: Callable[[], None] = lambda: None,
     ) -> None:
         self._app, self._config, self._keys, self._watchers, self._gate = app, config, keys, watchers, gate
+        self._matched: dict[tuple[str, str], Matched] = {}
         self._rates = RateLimit(config.limits.rate, config.limits.burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -183,7 +185,7 @@ class Front:
             if scope["method"] == "OPTIONS" and headers.get("access-control-request-method"):
                 await visit.allow_origin()
                 return
-        matched = match_route(scope["app"].router.routes, scope)
+        matched = self._match(scope)
         if matched is None:
             raise Problem("not_found", "there is nothing here", hint="see /openapi.json")
         visit.route = matched.template
@@ -195,7 +197,19 @@ class Front:
         receive = await visit.with_body(matched.route, limits)
         if matched.route.is_queued:
             self._gate()  # the body is read, so that the connection can be kept, and not looked at
-        await self._app(scope, receive, visit.send)
+        if matched.endpoint is not None:
+            response = await matched.endpoint(Request(scope, receive))
+            await response(scope, receive, visit.send)
+        else:
+            await self._app(scope, receive, visit.send)
+
+    def _match(self, scope: Scope) -> Matched | None:
+        """The route of a request; routes without parameters are remembered."""
+        asked = (scope["method"], scope["path"])
+        matched = self._matched.get(asked) or match_route(scope["app"].router.routes, scope)
+        if matched is not None and matched.methods is None and matched.template == scope["path"]:
+            self._matched[asked] = matched
+        return matched
 
     def _admit(self, scope: Scope, headers: Mapping[str, list[str]], matched: Matched) -> None:
         authorization = headers.get("authorization", [])
