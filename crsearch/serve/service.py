@@ -52,6 +52,7 @@ from crsearch.serve.problems import Problem
 from crsearch.serve.security import log_broken
 from crsearch.serve.selftest import SelfTests
 from crsearch.serve.text import clean_query
+from crsearch.serve.turns import Turns
 
 Made = TypeVar("Made")
 
@@ -65,9 +66,9 @@ FAILED = "trial searches found nothing in the new version: see the admin page, a
 NEVER_MS = 1e9
 """Cost of a rung that is not warm yet."""
 JUDGE = "judge items of an answer of this server, by its request_id"
-BEHIND_MS = 30.0
-"""An event loop that is this late has more to do than it can, whatever the model does: searches beyond a batch are
-refused until it has caught up."""
+BEHIND = 0.25
+"""Part of the deadline that may be spent waiting for a turn of the event loop. Where it is more, and a search needs two
+turns, the front itself has more to do than it can: searches beyond a batch are refused until it has caught up."""
 POOL = 4
 """Threads for all that is not decoding."""
 
@@ -116,7 +117,9 @@ class SearchService:
         self._scribe = ThreadPoolExecutor(1, thread_name_prefix="crsearch-scribe")
         """Writes what was served, behind the answers."""
         self._asking = 0
-        """Requests whose context is being read."""
+        """Requests whose context is being read, or waits to be."""
+        self.turns = Turns()
+        """Contexts are read and answers made one at a time, so that a refusal waits for one of them at most."""
         self.lag = Lag()
         self._flying: dict[str, asyncio.Task[Answer]] = {}
         self._kept: set[asyncio.Task[Any]] = set()
@@ -303,8 +306,9 @@ class SearchService:
     @property
     def is_full(self) -> bool:
         """Whether a search over HTTP is refused before its body is looked at: there is no room for it, or no time."""
-        is_behind = len(self._flying) >= self.config.batch and self.lag.ms > BEHIND_MS
-        return is_behind or self._is_queue_full
+        under_way, config = len(self._flying), self.config
+        is_behind = under_way >= config.batch and self.turns.wait_ms > BEHIND * config.deadline_ms
+        return is_behind or under_way >= config.queue + config.batch or self._is_queue_full
 
     def gate(self) -> None:
         """What a search over HTTP must pass before its body is looked at.
@@ -396,10 +400,11 @@ class SearchService:
         """
         self.refuse_if_full()
         began = time.monotonic()
-        if _is_short(request):
-            return self._ask(request, began, keeps=True)  # less than a thread that takes the lock costs the loop
         self._asking += 1
         try:
+            if _is_short(request):
+                await self.turns.next()
+                return self._ask(request, began, keeps=True)  # less than a thread that takes the lock costs the loop
             return await self._in_pool(lambda: self._ask(request, began))
         finally:
             self._asking -= 1
@@ -512,9 +517,8 @@ class SearchService:
         index, allowed = asked.index, asked.allowed
         if (index.num_alive if allowed is None else allowed.count) == 0:
             empty = "filters" if index.num_alive else "empty_catalogue"
-            return self._envelope(
-                asked, Outcome(rung=None, why="no item can be found", degraded=(empty,)), Rung.POPULAR
-            )
+            nothing = Outcome(rung=None, why="no item can be found", degraded=(empty,))
+            return await self._envelope(asked, nothing, Rung.POPULAR)
         if asked.clean.is_wordless:
             return await self._fall_back(asked, Outcome(rung=None, why="the query has no word"), Rung.POPULAR)
         outcome = await self._decoded(job or self._job(asked))
@@ -522,7 +526,7 @@ class SearchService:
             calm = self.engine.waiting < self.config.batch  # fusing takes a hundred times as long as BM25 alone
             in_time = calm and asked.left_ms > AROUND_MS + MARGIN * self.fallback_ms[Rung.FUSED](1)
             return await self._fall_back(asked, outcome, Rung.FUSED if in_time else Rung.LEXICAL)
-        return self._envelope(asked, outcome, outcome.rung)
+        return await self._envelope(asked, outcome, outcome.rung)
 
     async def _decoded(self, job: Job) -> Outcome:
         """What the model finds, or why it was not asked.
@@ -551,7 +555,7 @@ class SearchService:
         for below in (r for r in RUNG_SYSTEMS if r >= rung):
             found = await self._in_pool(lambda b=below: self.lexical(asked.index, asked.context, b, k, asked.allowed))  # type: ignore[misc]
             if found.item_ids or below is Rung.POPULAR:
-                return self._envelope(asked, outcome, below, found)
+                return await self._envelope(asked, outcome, below, found)
         raise AssertionError("the last rung answers always")
 
     def lexical(self, index: Index, context: Context, rung: Rung, k: int, allowed: Allowed | None) -> RankedList:
@@ -585,7 +589,8 @@ class SearchService:
             return ()
         return hydrated(asked, found.item_ids, found.scores, "", name)
 
-    def _envelope(self, asked: Asked, outcome: Outcome, rung: Rung, found: RankedList | None = None) -> Answer:
+    async def _envelope(self, asked: Asked, outcome: Outcome, rung: Rung, found: RankedList | None = None) -> Answer:
+        await self.turns.next()
         return envelope(asked, outcome, rung, found, tokenizer=self.bundle.tokenizer, model_key=self.model_key)
 
     # -- looking around -----------------------------------------------------------------------------------------------
