@@ -8,18 +8,23 @@ Works with any Hugging Face causal model (and T5-type models); knows nothing of 
     beam_search(model, prompts, trie, store=PrefixStore(2**26))   # in later calls, only what is new in a prompt is read
 """
 
-from crsearch.decode.beam import beam_search
-from crsearch.decode.store import PrefixStore, StoreStats
-from crsearch.decode.thoughts import (
-    RankedThoughts,
-    Thoughts,
-    Watch,
-    fuse_thoughts,
-    rank_thoughts,
-    sample_thoughts,
-    think_then_rank,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from crsearch.decode.trie import Trie, TrieMask
+
+if TYPE_CHECKING:
+    from crsearch.decode.beam import beam_search
+    from crsearch.decode.store import PrefixStore, StoreStats
+    from crsearch.decode.thoughts import (
+        RankedThoughts,
+        Thoughts,
+        Watch,
+        fuse_thoughts,
+        rank_thoughts,
+        sample_thoughts,
+        think_then_rank,
+    )
 
 __all__ = [
     "PrefixStore",
@@ -35,3 +40,13 @@ __all__ = [
     "sample_thoughts",
     "think_then_rank",
 ]
+
+_STORE = ("PrefixStore", "StoreStats")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what decodes, and torch with it, when it is asked for: a trie alone needs numpy."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    part = "beam" if name == "beam_search" else "store" if name in _STORE else "thoughts"
+    return getattr(import_module(f"crsearch.decode.{part}"), name)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crsearch.errors import ModelError
+from crsearch.models.qwen3 import Qwen3
 
 NAME = "crsearch_tree"
 """Name of the attention function in transformers' table."""
@@ -314,21 +315,30 @@ def _tree_attention(
 
 @contextmanager
 def tree_attention(model: nn.Module) -> Iterator[None]:
-    """Give a transformers model the attention of this module; within, forward passes need a cache (`reading`)."""
+    """Give a model the attention of this module; within, forward passes need a cache (`reading`)."""
     with attention_of(model, NAME, _tree_attention):
         yield
 
 
 @contextmanager
 def attention_of(model: nn.Module, name: str, function: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
-    """Give a transformers model another attention function; its own comes back, also after an error.
+    """Give a model another attention function; its own comes back, also after an error.
 
     One thread at a time has the switch.
 
     Args:
+        model: of transformers, or a ``Qwen3``.
         name: of the function in transformers' table.
         function: called by every attention layer in place of its own.
     """
+    if isinstance(model, Qwen3):
+        with _SWITCH:
+            own, model.attention = model.attention, function
+            try:
+                yield
+            finally:
+                model.attention = own
+        return
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     whole: Any = model.config

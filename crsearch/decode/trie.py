@@ -2,7 +2,7 @@
 
 All SIDs have one length L. The nodes of a level lie sorted, so the children of a node are a contiguous slice of the
 next level, and the number of a child is its position there; a beam carries one integer. The leaves map to rows of the
-catalogue. Nothing here knows of models.
+catalogue. Nothing here knows of models or imports torch.
 
     level 0 (root)        first[0] = [0, 2]
     level 1   a_0  a_1    token[0] = [a_0, a_1]          first[1] = [0, 2, 3]
@@ -21,28 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int, Int32
-from torch import Tensor
 
 from crsearch.errors import DataError, SidError
 
 _MAGIC = 0x43525354
 _VERSION = 1
 
-Tokens = Int[np.ndarray, "N L"] | Int[Tensor, "N L"]
-"""One row of vocabulary ids per item."""
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceLevels:
-    """The arrays of `Levels` as tensors of one device, indexed by level."""
-
-    token: tuple[Tensor, ...]
-    first: tuple[Tensor, ...]
-    row: Tensor
-    alive: tuple[Tensor, ...] | None
-    """Per level: does a live item lie below the node? None = all do."""
+Tokens = Int[Any, "N L"]
+"""One row of vocabulary ids per item: an array, or a tensor of the CPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +44,8 @@ class Levels:
     """Row of the catalogue of each leaf."""
     alive_N: Bool[np.ndarray, " N"]
     """Per row of the catalogue: not removed."""
-    _on: dict[torch.device, DeviceLevels] = field(default_factory=dict, repr=False)
+    copies: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """Device -> the arrays there; kept by `crsearch.decode.placed`."""
 
     @property
     def depth(self) -> int:
@@ -73,11 +61,12 @@ class Levels:
     def live(self) -> tuple[int, ...]:
         """Per level: nodes with a live item below them."""
         return tuple(
-            len(token) if m is None else int(m.sum()) for token, m in zip(self.token, self._folded, strict=True)
+            len(token) if m is None else int(m.sum()) for token, m in zip(self.token, self.folded, strict=True)
         )
 
     @cached_property
-    def _folded(self) -> tuple[np.ndarray | None, ...]:
+    def folded(self) -> tuple[np.ndarray | None, ...]:
+        """Per level: does a live item lie below the node? None = all do."""
         return (None,) * self.depth if self.alive_N.all() else self.fold(self.alive_N)
 
     def fold(self, allowed_N: Bool[np.ndarray, " N"]) -> tuple[np.ndarray, ...]:
@@ -86,19 +75,6 @@ class Levels:
         for first in reversed(self.first[1:]):
             masks.append(np.logical_or.reduceat(masks[-1], first[:-1]))
         return tuple(reversed(masks))
-
-    def on(self, device: torch.device) -> DeviceLevels:
-        """The arrays on a device: without a copy on the CPU, copied once elsewhere."""
-        if device not in self._on:
-
-            def put(a: np.ndarray) -> Tensor:
-                return torch.from_numpy(a).to(device)
-
-            alive = tuple(put(m) for m in self._folded if m is not None) or None
-            self._on[device] = DeviceLevels(
-                tuple(map(put, self.token)), tuple(map(put, self.first)), put(self.row), alive
-            )
-        return self._on[device]
 
     def sids(self) -> Int32[np.ndarray, "L N"]:
         """Token columns of all leaves in sorted order."""
@@ -118,18 +94,13 @@ class TrieMask:
     state: Levels
     allowed: tuple[np.ndarray, ...]
     """Per level: does an allowed, not removed item lie below the node?"""
-    _on: dict[torch.device, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+    copies: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """As of `Levels`."""
 
     @cached_property
     def live(self) -> tuple[int, ...]:
         """Per level: nodes with an allowed item below them."""
         return tuple(int(allowed.sum()) for allowed in self.allowed)
-
-    def on(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The levels as tensors of a device."""
-        if device not in self._on:
-            self._on[device] = tuple(torch.from_numpy(a).to(device) for a in self.allowed)
-        return self._on[device]
 
 
 class Trie:
@@ -252,7 +223,7 @@ class Trie:
         alive_N[index] = False
         self.state = Levels(s.token, s.first, s.row, alive_N)
 
-    def mask(self, allowed_N: Bool[np.ndarray, " N"] | Bool[Tensor, " N"]) -> TrieMask:
+    def mask(self, allowed_N: Bool[Any, " N"]) -> TrieMask:
         """A filter for `beam_search`: only items marked true can be found. Valid until the trie changes.
 
         Raises:

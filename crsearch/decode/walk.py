@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from crsearch.decode.placed import DeviceLevels, levels_on, mask_on
 from crsearch.decode.prefix import Stepper
-from crsearch.decode.trie import DeviceLevels, Levels, Trie, TrieMask
+from crsearch.decode.trie import Levels, Trie, TrieMask
 from crsearch.errors import ModelError
 
 Normalise = Literal["full", "sid"]
@@ -44,7 +45,7 @@ def walk(
     """
     logits_nMV = source.start()
     n, device = len(logits_nMV), logits_nMV.device
-    levels, filters, most = state.on(device), _filters(masks, device), _live(state, masks)
+    levels, filters, most = levels_on(state, device), _filters(masks, device), _live(state, masks)
     node_nM = torch.zeros(n, 1, dtype=torch.int64, device=device)
     score_nM = torch.zeros(n, 1, device=device)
     broken_n = torch.zeros(n, dtype=torch.bool, device=device)
@@ -88,7 +89,7 @@ def _filters(masks: Sequence[TrieMask | None], device: torch.device) -> list[tup
     """Each filter with the branches it stands for."""
     distinct = {id(m): m for m in masks if m is not None}.values()
     return [
-        (torch.tensor([i for i, m in enumerate(masks) if m is mask], device=device), mask.on(device))
+        (torch.tensor([i for i, m in enumerate(masks) if m is mask], device=device), mask_on(mask, device))
         for mask in distinct
     ]
 

@@ -4,8 +4,7 @@ A model is worth nothing with another tokenizer or other semantic IDs, and nothi
 carries a fingerprint of the three, and the files their sha256, both checked before anything is used.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from crsearch.context.prompts import CLOSE, CONTROL, PAD, THINK, token_id
 from crsearch.encoders.bars import without_bars
 from crsearch.errors import ModelError
 from crsearch.models.causal import extend_vocabulary, generable, load_folder, tiny_model
+from crsearch.models.files import FORMAT, IDENTITY, MANIFEST, compact, refuse_other_sids, tokenizer_digest, verify
+from crsearch.models.qwen3 import load_qwen3
 from crsearch.models.tokenizer import train_tokenizer
+from crsearch.models.tokenizer_file import load_tokenizer
 from crsearch.runs import atomic_directory, digest, file_digest
 from crsearch.sids.book import SidBook
-
-IDENTITY, MANIFEST = "crsearch.json", "manifest.json"
-FORMAT = 1
-"""Version of the two files above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Bundle:
     """All that decoding and training need.
 
     Attributes:
-        model: a causal language model of transformers.
+        model: a causal language model of transformers, or a ``Qwen3`` that only decodes.
         tokenizer: its tokenizer.
         sid_ids_NL: vocabulary ids of every item's semantic ID, deduplication token last.
         think_id: ``<think>``.
@@ -91,18 +89,16 @@ def bundle_of(model: Any, tokenizer: Any, sids: SidBook) -> Bundle:
         end_id=tokenizer.eos_token_id,
         pad_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         parts={
-            "tokenizer": _tokenizer_digest(tokenizer),
+            "tokenizer": tokenizer_digest(tokenizer),
             "sids": sids.fingerprint(),
             "model": digest(shapes),
         },
     )
 
 
-def _tokenizer_digest(tokenizer: Any) -> str:
-    """Digest of all that decides which ids a text gets."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    del rules["truncation"], rules["padding"]  # of the last call, not of the tokenizer
-    return digest(rules, tokenizer.chat_template, tokenizer.eos_token, tokenizer.pad_token)
+def forbidden_in_thoughts(bundle: Bundle) -> list[int]:
+    """Tokens that may not stand in a thought: SIDs and control tokens other than the closing tag."""
+    return sorted({*bundle.control_ids, *(int(t) for t in set(bundle.sid_ids_NL.ravel().tolist()))} - {bundle.close_id})
 
 
 def build_model(settings: Settings, texts: Iterable[str], sids: SidBook) -> Bundle:
@@ -150,9 +146,9 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
         bundle.model.save_pretrained(tmp, safe_serialization=True)
         bundle.tokenizer.save_pretrained(tmp)
         identity = {"format": FORMAT, "fingerprint": bundle.fingerprint, "parts": bundle.parts}
-        (tmp / IDENTITY).write_text(_compact(identity), encoding="utf-8")
+        (tmp / IDENTITY).write_text(compact(identity), encoding="utf-8")
         files = {p.relative_to(tmp).as_posix(): file_digest(p) for p in sorted(tmp.rglob("*")) if p.is_file()}
-        (tmp / MANIFEST).write_text(_compact({"format": FORMAT, "sha256": files}), encoding="utf-8")
+        (tmp / MANIFEST).write_text(compact({"format": FORMAT, "sha256": files}), encoding="utf-8")
 
 
 def load_bundle(folder: Path, sids: SidBook) -> Bundle:
@@ -161,55 +157,31 @@ def load_bundle(folder: Path, sids: SidBook) -> Bundle:
     Raises:
         ModelError: a file is missing, changed or not of the bundle; the semantic IDs are others.
     """
+    return _loaded(folder, sids, load_folder)
+
+
+def load_for_decoding(folder: Path, sids: SidBook) -> Bundle:
+    """As ``load_bundle``, checks included, for a process that only decodes: without transformers where it can be.
+
+    A plain Qwen3 becomes a ``crsearch.models.qwen3.Qwen3`` with the same logits, any other model that of transformers.
+
+    Raises:
+        ModelError: see ``load_bundle``.
+    """
+    return _loaded(folder, sids, _for_decoding)
+
+
+def _for_decoding(folder: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a checked bundle for decoding."""
+    model = load_qwen3(folder)
+    return load_folder(folder) if model is None else (model, load_tokenizer(folder))
+
+
+def _loaded(folder: Path, sids: SidBook, load: Callable[[Path], tuple[Any, Any]]) -> Bundle:
     identity = verify(folder)
-    if identity["parts"]["sids"] != sids.fingerprint():
-        raise ModelError(
-            f"{folder}: the model belongs to other semantic IDs (fingerprint {identity['parts']['sids'][:12]}, given "
-            f"{sids.fingerprint()[:12]}): load it with the sids of its own run, or train it again"
-        )
-    bundle = bundle_of(*load_folder(folder), sids)
+    refuse_other_sids(folder, identity, sids)
+    bundle = bundle_of(*load(folder), sids)
     for part, expected in identity["parts"].items():
         if bundle.parts.get(part) != expected:
             raise ModelError(f"{folder}: the {part} is not the one this model was saved with: save the bundle again")
     return bundle
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """Check the files of a saved bundle against its manifest; what ``crsearch.json`` says.
-
-    Raises:
-        ModelError: not a bundle, or a file is missing, changed, empty or not in the manifest.
-    """
-    if not (folder / MANIFEST).is_file():
-        raise ModelError(f"{folder}: not a saved model (no {MANIFEST}): give a folder written by save_bundle")
-    expected = _read(folder / MANIFEST, {"format", "sha256"})["sha256"]
-    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    del found[MANIFEST]
-    for name in sorted(found.keys() | expected.keys()):
-        if name not in expected:
-            raise ModelError(f"{folder}/{name}: not part of the saved model: remove it")
-        if name not in found:
-            raise ModelError(f"{folder}/{name}: missing: {_AGAIN}")
-        if file_digest(found[name]) != expected[name]:
-            size = found[name].stat().st_size
-            raise ModelError(f"{folder}/{name}: not as it was saved (now {size:,} bytes): {_AGAIN}")
-    return _read(folder / IDENTITY, {"format", "fingerprint", "parts"})
-
-
-_AGAIN = "copy the folder again, or use an older checkpoint"
-
-
-def _read(path: Path, keys: set[str]) -> dict[str, Any]:
-    """A JSON object of ours with exactly these keys."""
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as e:
-        raise ModelError(f"{path}: unreadable ({e}): {_AGAIN}") from e
-    if not isinstance(value, dict) or set(value) != keys or value["format"] != FORMAT:
-        raise ModelError(f"{path}: not of this version of crsearch, or damaged: {_AGAIN}")
-    return value
-
-
-def _compact(value: object) -> str:
-    """JSON in which every byte matters, so that no change of a byte goes unseen."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

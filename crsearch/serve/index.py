@@ -13,7 +13,7 @@ from crsearch.context.prompts import Prompts
 from crsearch.context.serialiser import Serialiser
 from crsearch.decode.trie import TrieMask
 from crsearch.errors import ConfigError
-from crsearch.models.bundle import Bundle
+from crsearch.models.bundle import Bundle, forbidden_in_thoughts
 from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, RUNGS, SYSTEMS
 from crsearch.pipeline.workspace import Workspace, language
 from crsearch.records.types import Context, RankedList, Searcher
@@ -23,7 +23,6 @@ from crsearch.serve.catalogue import Version
 from crsearch.serve.contract import Filters, Rung, SidNode
 from crsearch.serve.known import Known
 from crsearch.serve.why import Explainer
-from crsearch.train.answer import forbidden_in_thoughts
 
 FILTERS_KEPT = 64
 """Filters whose folded masks are kept."""

@@ -9,7 +9,7 @@ from crsearch.config import DecodeConfig
 from crsearch.decode.beam import beam_search
 from crsearch.decode.thoughts import RankedThoughts, fuse_thoughts, think_then_rank
 from crsearch.decode.trie import Trie
-from crsearch.models.bundle import Bundle
+from crsearch.models.bundle import Bundle, forbidden_in_thoughts
 from crsearch.records.types import Context
 from crsearch.train.examples import TreeBuilder
 
@@ -33,11 +33,6 @@ class Answer:
 def catalogue_trie(bundle: Bundle) -> Trie:
     """The trie of all items of the catalogue; row numbers are those of the catalogue."""
     return Trie.from_tokens(bundle.sid_ids_NL)
-
-
-def forbidden_in_thoughts(bundle: Bundle) -> list[int]:
-    """Tokens that may not stand in a thought: SIDs and control tokens other than the closing tag."""
-    return sorted({*bundle.control_ids, *(int(t) for t in set(bundle.sid_ids_NL.ravel().tolist()))} - {bundle.close_id})
 
 
 def think(

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,24 @@ from shop import book, contexts, shop
 from crsearch.config import ContextConfig, ModelConfig, Settings
 from crsearch.context import Prompts, Serialiser
 from crsearch.errors import ModelError
-from crsearch.models import Bundle, build_model, bundle_of, load_bundle, save_bundle, tiny_model, verify
+from crsearch.models import (
+    Bundle,
+    build_model,
+    bundle_of,
+    load_bundle,
+    load_for_decoding,
+    save_bundle,
+    tiny_model,
+    verify,
+)
+from crsearch.models.bundle import forbidden_in_thoughts
+from crsearch.models.qwen3 import Qwen3
+from crsearch.models.tokenizer_file import FileTokenizer
 from crsearch.records.store import Catalogue
 from crsearch.runs import file_digest
 from crsearch.sids.book import SidBook
 
+LOADERS = (load_bundle, load_for_decoding)
 TINY = ModelConfig(width=16, layers=1, heads=2, kv_heads=1, head_dim=8, feed_forward=24, vocabulary=600)
 
 
@@ -64,6 +78,19 @@ def test_a_saved_bundle_loads_unchanged(bundle: Bundle, saved: Path, sids: SidBo
     assert loaded.fingerprint == bundle.fingerprint
 
 
+def test_a_bundle_that_only_decodes_is_the_same_without_transformers(
+    bundle: Bundle, saved: Path, sids: SidBook
+) -> None:
+    loaded = load_for_decoding(saved, sids)
+    assert isinstance(loaded.model, Qwen3) and isinstance(loaded.tokenizer, FileTokenizer)
+    assert loaded.fingerprint == bundle.fingerprint
+    assert (loaded.sid_ids_NL == bundle.sid_ids_NL).all()
+    assert loaded.control_ids == bundle.control_ids
+    assert forbidden_in_thoughts(loaded) == forbidden_in_thoughts(bundle)
+    ids = bundle.tokenizer('{"now":{"query":"case"}}<think>').input_ids
+    torch.testing.assert_close(logits(loaded.model, ids), logits(bundle.model, ids), rtol=0, atol=1e-5)
+
+
 def test_the_folder_is_an_ordinary_hugging_face_folder(bundle: Bundle, saved: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -93,9 +120,10 @@ def test_a_book_that_grew_still_fits(saved: Path, sids: SidBook) -> None:
 
 
 # -- mixtures ---------------------------------------------------------------------------------------------------------
-def test_other_semantic_ids_are_refused(saved: Path) -> None:
+@pytest.mark.parametrize("load", LOADERS)
+def test_other_semantic_ids_are_refused(load: Any, saved: Path) -> None:
     with pytest.raises(ModelError, match="belongs to other semantic IDs"):
-        load_bundle(saved, book(shop(30)))
+        load(saved, book(shop(30)))
 
 
 def reseal(folder: Path) -> None:
@@ -105,8 +133,9 @@ def reseal(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.parametrize("load", LOADERS)
 def test_another_tokenizer_or_model_in_the_folder_is_refused(
-    bundle: Bundle, sids: SidBook, catalogue: Catalogue, tmp_path: Path
+    load: Any, bundle: Bundle, sids: SidBook, catalogue: Catalogue, tmp_path: Path
 ) -> None:
     texts = [item.title for item in catalogue] * 3
     other = build_model(Settings(model=TINY.model_copy(update={"vocabulary": 300, "layers": 2})), texts, sids)
@@ -117,7 +146,7 @@ def test_another_tokenizer_or_model_in_the_folder_is_refused(
             (tmp_path / part / name).write_bytes((tmp_path / "other" / name).read_bytes())
         reseal(tmp_path / part)
         with pytest.raises(ModelError, match=f"the {part} is not the one|embedding rows"):
-            load_bundle(tmp_path / part, sids)
+            load(tmp_path / part, sids)
 
 
 def test_fewer_rows_than_tokens_are_refused_with_both_numbers(bundle: Bundle, sids: SidBook) -> None:
@@ -159,6 +188,9 @@ def test_every_damaged_file_is_noticed(damage: str, saved: Path) -> None:
             path.write_bytes(content[:-1] if damage == "truncated" else b"")
         with pytest.raises(ModelError, match=path.name):
             verify(saved)
+        is_left_to_another = path.suffix == ".safetensors" and damage != "missing"
+        with nullcontext() if is_left_to_another else pytest.raises(ModelError, match=path.name):
+            verify(saved, weights=False)
         path.write_bytes(content)
     verify(saved)
 
@@ -171,12 +203,13 @@ def test_a_file_too_many_is_noticed(saved: Path) -> None:
     extra.unlink()
 
 
-def test_what_is_no_bundle_is_refused(tmp_path: Path, sids: SidBook) -> None:
+@pytest.mark.parametrize("load", LOADERS)
+def test_what_is_no_bundle_is_refused(load: Any, tmp_path: Path, sids: SidBook) -> None:
     for path in (tmp_path, tmp_path / "absent", tmp_path / "x.pt"):
         if path.suffix:
             path.write_bytes(b"\x80")
         with pytest.raises(ModelError, match="not a saved model"):
-            load_bundle(path, sids)
+            load(path, sids)
 
 
 def test_an_interrupted_save_leaves_the_old_model(bundle: Bundle, sids: SidBook, tmp_path: Path) -> None:
@@ -212,8 +245,11 @@ def test_a_pretrained_folder_becomes_a_bundle(kind: str, catalogue: Catalogue, s
     settings_ = Settings(model=ModelConfig(path=str(tmp_path / "given")))
     built = build_model(settings_, [], sids)
     save_bundle(built, tmp_path / "base")
+    decoding = load_for_decoding(tmp_path / "base", sids)
+    assert isinstance(decoding.model, Qwen3) is (kind == "qwen")
     loaded = load_bundle(tmp_path / "base", sids)
-    assert loaded.parts == built.parts
+    assert loaded.parts == built.parts == decoding.parts
+    assert loaded.control_ids == decoding.control_ids
     assert next(loaded.model.parameters()).dtype == torch.float32
     assert loaded.pad_id != loaded.end_id
     prompts = Prompts(Serialiser(catalogue, sids, ContextConfig(), loaded.tokenizer), loaded.tokenizer)
