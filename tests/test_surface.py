@@ -24,9 +24,22 @@ def modules_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_the_server_starts_without_the_writer_of_reports():
-    code = "import sys, crsearch.serve.app; assert 'crsearch.report.write' not in sys.modules"
-    assert "torch" in modules_after(code)
+def test_the_front_of_a_server_needs_neither_torch_nor_transformers():
+    code = (
+        "import sys, crsearch.serve.server, crsearch.serve.app, crsearch.serve.apart, crsearch.serve.service\n"
+        "assert 'crsearch.report.write' not in sys.modules"
+    )
+    assert not modules_after(code) & {"torch", "transformers", "sklearn", "scipy", "matplotlib"}
+
+
+def test_what_decodes_needs_no_transformers():
+    found = modules_after("import crsearch.serve.decoding")
+    assert "torch" in found and not found & {"transformers", "sklearn", "scipy", "fastapi", "uvicorn"}
+
+
+def test_a_trie_and_the_files_of_a_model_need_no_torch():
+    code = "from crsearch.decode import Trie, TrieMask\nfrom crsearch.models import verify, train_tokenizer"
+    assert "torch" not in modules_after(code)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from crsearch.sids.book import SidBook
 IDENTITY, MANIFEST = "crsearch.json", "manifest.json"
 FORMAT = 1
 """Version of the two files above."""
-WEIGHTS = ".safetensors"
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -22,12 +21,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return digest(rules, tokenizer.chat_template, tokenizer.eos_token, tokenizer.pad_token)
 
 
-def verify(folder: Path, *, weights: bool = True) -> dict[str, Any]:
+def verify(folder: Path) -> dict[str, Any]:
     """Check the files of a saved bundle against its manifest; what ``crsearch.json`` says.
-
-    Args:
-        folder: of the bundle.
-        weights: False = the bytes of the weights are left to the process that reads them.
 
     Raises:
         ModelError: not a bundle, or a file is missing, changed, empty or not in the manifest.
@@ -42,8 +37,6 @@ def verify(folder: Path, *, weights: bool = True) -> dict[str, Any]:
             raise ModelError(f"{folder}/{name}: not part of the saved model: remove it")
         if name not in found:
             raise ModelError(f"{folder}/{name}: missing: {_AGAIN}")
-        if not weights and name.endswith(WEIGHTS):
-            continue
         if file_digest(found[name]) != expected[name]:
             size = found[name].stat().st_size
             raise ModelError(f"{folder}/{name}: not as it was saved (now {size:,} bytes): {_AGAIN}")

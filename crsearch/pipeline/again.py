@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from crsearch.config import Settings, load_settings
-from crsearch.errors import ConfigError, DataError, RunError
+from crsearch.errors import ConfigError, DataError
 from crsearch.evaluate.evaluation import Evaluation, evaluate
+from crsearch.pipeline.finished import finished
 from crsearch.pipeline.measure import Evaluator
 from crsearch.pipeline.refuse import QRELS, refuse_other_test, refuse_unknown_searchers
 from crsearch.pipeline.run import finish
@@ -15,20 +16,6 @@ from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, SYSTEMS
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.store import Dataset
 from crsearch.runs import Progress, RunDirectory, silent, write_json
-
-
-def finished(folder: Path) -> tuple[Settings, dict[str, Any]]:
-    """Settings and results of a finished run.
-
-    Raises:
-        RunError: no run, or one that is not finished.
-    """
-    RunDirectory.reading(folder)
-    file = folder / "results.json"
-    if not file.exists():
-        raise RunError(f"{folder}: the run is not finished. Go on: crsearch run {folder}/settings.toml --out {folder} "
-                       "--resume")  # fmt: skip
-    return load_settings(folder / "settings.toml"), json.loads(file.read_text(encoding="utf-8"))
 
 
 def with_searchers(folder: Path, searchers: Sequence[str], changes: Sequence[str] = ()) -> Settings:

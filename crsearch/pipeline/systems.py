@@ -210,7 +210,9 @@ def _tfidf(space: Workspace, name: str, stage: str) -> Searcher:
 
 
 def _dense(space: Workspace, name: str, stage: str) -> Searcher:
-    return dense_searcher(name, space.settings, space.dataset.catalogue, str(device(space.settings)))
+    built_in = encoder_config(name, space.settings).name == "lsa"  # it needs neither a device nor torch
+    where = "cpu" if built_in else str(device(space.settings))
+    return dense_searcher(name, space.settings, space.dataset.catalogue, where)
 
 
 def _dense_depends(name: str, settings: Settings) -> object:

@@ -20,8 +20,8 @@ from crsearch.records.types import RankedList
 from crsearch.serve.child import Child, Unpacker, packed
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Rung
-from crsearch.serve.engine import BROKEN_AFTER, HUNG_SECONDS, Job, Outcome, State
 from crsearch.serve.index import Index
+from crsearch.serve.jobs import BROKEN_AFTER, HUNG_SECONDS, Job, Outcome, State
 
 PING_SECONDS = 1.0
 AGAIN_SECONDS = (0.0, 1.0, 5.0, 30.0)

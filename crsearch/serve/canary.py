@@ -17,8 +17,8 @@ from crsearch.errors import ModelError, SidError
 from crsearch.records.store import Dataset
 from crsearch.records.types import Context
 from crsearch.runs import write_json
-from crsearch.serve.engine import Job, Outcome
 from crsearch.serve.index import Index
+from crsearch.serve.jobs import Job, Outcome
 
 QUERIES = 32
 """Trial searches."""

@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ import torch
 from pydantic import TypeAdapter
 
 from crsearch.errors import CrsearchError
-from crsearch.pipeline.workspace import device, threads
+from crsearch.pipeline.workspace import threads
 from crsearch.records.types import Context, RankedList
 from crsearch.serve.child import Unpacker, packed
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Filters
-from crsearch.serve.engine import Engine, Job
+from crsearch.serve.engine import Engine
 from crsearch.serve.index import Index
+from crsearch.serve.jobs import Job
 from crsearch.serve.loaded import Loaded
 
 INDEXES = 3
@@ -45,6 +47,7 @@ def main(files: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent finishes what is under way, then closes
         signal.signal(number, signal.SIG_IGN)
+    gc.disable()  # until it is ready: what is loaded stays
     _Host(socket.socket(fileno=files)).serve()
     os._exit(0)  # without waiting for the thread that decodes
 
@@ -72,7 +75,8 @@ class _Host:
                 for kind, *rest in unpacker.feed(data):
                     kinds[kind](*rest)
         except CrsearchError as e:
-            self._send("failed", str(e))
+            with suppress(ConnectionError):  # the parent may have ended, for the same cause
+                self._send("failed", str(e))
         except ConnectionError:
             pass
 
@@ -86,14 +90,14 @@ class _Host:
         config = ServeConfig.model_validate(chosen)
         loaded = self.loaded = Loaded(Path(run))
         torch.set_num_threads(threads(loaded.settings, config.workers))
-        loaded.bundle.model.to(device(loaded.settings))
-        self.engine = Engine.of(config, loaded.settings.decode.think_tokens, loaded.results, loaded.model_key)
+        self.engine = Engine.of(config, loaded)
 
     def _warm(self, version: str, trunk: list[int], width: int) -> None:
         self.engine.start()
         self.engine.warm(self._index(version), trunk, width)
         gc.collect()
         gc.freeze()  # what stays for ever is not looked through again
+        gc.enable()
         self._send("ready", self.engine.state)
 
     def _job(self, n: int, version: str, told: dict[str, Any]) -> None:

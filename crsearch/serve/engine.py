@@ -12,11 +12,7 @@ Source: details: this project (docs/serving.md).
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Int64
@@ -25,183 +21,25 @@ from torch import Tensor
 from crsearch.decode.beam import beam_search
 from crsearch.decode.store import PrefixStore
 from crsearch.decode.thoughts import think_then_rank
-from crsearch.decode.trie import TrieMask
 from crsearch.errors import ModelError, RunError
-from crsearch.records.types import Context, RankedList
+from crsearch.models.bundle import Bundle, forbidden_in_thoughts, load_for_decoding
+from crsearch.pipeline.workspace import device
+from crsearch.records.types import RankedList
 from crsearch.serve.admin import pays
 from crsearch.serve.config import ServeConfig
-from crsearch.serve.contract import NO_FILTERS, Filters, Mode, Rung
+from crsearch.serve.contract import Mode, Rung
 from crsearch.serve.index import Index
+from crsearch.serve.jobs import BROKEN_AFTER, HUNG_SECONDS, Job, Outcome, State
 from crsearch.serve.ladder import Costs, Plan, plan
+from crsearch.serve.loaded import Loaded
 from crsearch.serve.thoughts import ThoughtCache, prompt_key
 
 IDLE_SECONDS = 1.0
 """How often an idle engine looks up."""
-BROKEN_AFTER = 3
-"""Failures in a row after which the model counts as broken."""
 FINISHED = -1
 """What a watch is told of a thought that was closed before."""
-HUNG_SECONDS = 20.0
-"""A batch that takes longer is hung: it is left behind, and others go on."""
 WARM_SECONDS = 60.0
 """Deadline of the first jobs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of a job.
-
-    Attributes:
-        rung: ``FRESH``, ``CACHED``, ``CUT`` or ``DIRECT``; none = the model was not asked, or failed.
-        why: in words.
-        degraded: what stood against better.
-        rows: catalogue rows, best first.
-        scores: their log-probabilities.
-        thought: token ids between the tags.
-        timings_ms: ``queue``, ``prompt``, ``think``, ``beam``.
-    """
-
-    rung: Rung | None
-    why: str
-    degraded: tuple[str, ...] = ()
-    rows: tuple[int, ...] = ()
-    scores: tuple[float, ...] = ()
-    thought: tuple[int, ...] | None = None
-    timings_ms: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(eq=False, kw_only=True)
-class Job:
-    """A request to the model.
-
-    Attributes:
-        index: catalogue version.
-        trunk: token ids of the context in its frame.
-        mode: what the caller wants.
-        width: beams.
-        deadline: by the monotonic clock, in seconds.
-        filters: which items may be found.
-        owner: user whose context it is; "" = nobody.
-        listener: called in the engine's thread with each token of the thought.
-        came: when it was submitted.
-        future: has the ``Outcome``, or the ``RankedList`` of a system.
-        system: another system that is asked for ``width`` items of ``context``, in place of decoding; "" = none.
-        context: for the system.
-        is_kept: its thought is put into the cache, and looked for there.
-    """
-
-    index: Index
-    trunk: Sequence[int] = ()
-    mode: Mode = "auto"
-    width: int = 10
-    deadline: float
-    filters: Filters = NO_FILTERS
-    owner: str = ""
-    listener: Callable[[int], None] | None = None
-    system: str = ""
-    context: Context | None = None
-    is_kept: bool = True
-    came: float = field(default_factory=time.monotonic)
-    future: "Future[Any]" = field(default_factory=Future)
-    is_cancelled: bool = False
-    key: str = ""
-    """Of its thought in the cache; made when it is first needed."""
-    on_cancel: Callable[[], None] | None = None
-    """Told when it is cancelled."""
-
-    @property
-    def mask(self) -> TrieMask | None:
-        """Items that may be found; none = all."""
-        allowed = self.index.allowed(self.filters)
-        return None if allowed is None else allowed.mask
-
-    def cancel(self) -> None:
-        """Nobody waits any more: it is not begun, or closed at the next token."""
-        self.is_cancelled = True
-        if self.on_cancel is not None:
-            self.on_cancel()
-
-    def give(self, value: Any) -> None:
-        """Hand over the result, unless somebody did already."""
-        with suppress(InvalidStateError):
-            self.future.set_result(value)
-
-    def fail(self, error: BaseException) -> None:
-        """Hand over an error, unless there is a result."""
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """What an engine has done so far."""
-
-    failures: int = 0
-    """Since the last success."""
-    invalid: int = 0
-    """Rows that were no live item; must stay 0."""
-    thoughts: int = 0
-    """In the cache."""
-    hits: int = 0
-    misses: int = 0
-    """Thoughts looked for in the cache."""
-    reused: int = 0
-    read: int = 0
-    """Tokens of prompts whose keys were held, and those that were read."""
-    answer_ms: float = 0.0
-    """Expected for a full batch, without thoughts."""
-    is_hung: bool = False
-    """A batch does not end."""
-
-
-@runtime_checkable
-class Decoder(Protocol):
-    """What answers jobs: an ``Engine`` in this process, or one in a process of its own (``apart.Apart``)."""
-
-    async def begin(self, index: Index, trunk: Sequence[int], width: int) -> None:
-        """Start, and decode the first jobs of this context; it is warm when this returns.
-
-        Raises:
-            RunError: the model does not decode.
-        """
-
-    async def stop(self) -> None:
-        """End; what waits is answered without the model."""
-
-    async def use(self, index: Index) -> None:
-        """Have a version of the catalogue ready, which jobs will name.
-
-        Raises:
-            RunError: it cannot be used.
-        """
-
-    def submit(self, job: Job) -> bool:
-        """Queue a job; False = the queue is full."""
-
-    async def forget(self, user_id: str) -> int:
-        """Drop what is kept of a user; how many things there were."""
-
-    def revive(self) -> None:
-        """Go on without the batch that does not end."""
-
-    def wait_ms(self) -> float:
-        """Expected time in the queue of a job that comes now."""
-
-    @property
-    def waiting(self) -> int:
-        """Jobs in the queue."""
-
-    @property
-    def is_broken(self) -> bool:
-        """The model failed several times in a row, or is not there."""
-
-    @property
-    def is_hung(self) -> bool:
-        """A batch does not end."""
-
-    @property
-    def state(self) -> State:
-        """What was done so far."""
 
 
 class _AllGone(Exception):
@@ -212,6 +50,7 @@ class Engine:
     """Decodes jobs in a thread of its own.
 
     Args:
+        bundle: the model; the same in all versions of the catalogue.
         model_key: fingerprint of the model's weights, for the thought cache.
         cache: of thoughts.
         batch: most jobs decoded together.
@@ -224,6 +63,7 @@ class Engine:
 
     def __init__(
         self,
+        bundle: Bundle,
         model_key: str,
         cache: ThoughtCache,
         *,
@@ -234,8 +74,9 @@ class Engine:
         cuts_pay: bool = False,
         store: PrefixStore | None = None,
     ) -> None:
-        self.model_key, self.cache, self.store = model_key, cache, store
+        self.bundle, self.model_key, self.cache, self.store = bundle, model_key, cache, store
         self.thoughts_pay, self.cuts_pay = thoughts_pay, cuts_pay
+        self.forbidden = forbidden_in_thoughts(bundle)
         self.batch, self.queue, self.think_tokens = batch, queue, think_tokens
         self.costs = Costs()
         self.decoded: dict[int, int] = {}
@@ -251,23 +92,28 @@ class Engine:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def of(cls, config: ServeConfig, think_tokens: int, results: Mapping[str, Any], model_key: str) -> "Engine":
+    def of(cls, config: ServeConfig, loaded: Loaded) -> "Engine":
         """The engine of a served run.
 
         Args:
             config: of the server.
-            think_tokens: longest thought, where the server names none.
-            results: of the run.
-            model_key: fingerprint of the model's weights.
+            loaded: the run.
+
+        Raises:
+            ModelError: the model is broken, or belongs to other semantic IDs.
         """
+        think_tokens = loaded.settings.decode.think_tokens
+        bundle = load_for_decoding(loaded.folder, loaded.space.sids)
+        bundle.model.to(device(loaded.settings))
         return cls(
-            model_key,
+            bundle,
+            loaded.model_key,
             ThoughtCache(config.thoughts),
             batch=config.batch,
             queue=config.queue,
             think_tokens=think_tokens if config.think_tokens is None else config.think_tokens,
-            thoughts_pay=pays(results, Rung.FRESH, unknown=True),
-            cuts_pay=pays(results, Rung.CUT, unknown=False),
+            thoughts_pay=pays(loaded.results, Rung.FRESH, unknown=True),
+            cuts_pay=pays(loaded.results, Rung.CUT, unknown=False),
             store=PrefixStore(config.prefix_mib << 20) if config.prefix_mib else None,
         )
 
@@ -445,7 +291,7 @@ class Engine:
                 jobs[0].fail(e)
             return
         try:
-            with torch.autocast(next(jobs[0].index.bundle.model.parameters()).device.type, enabled=False):
+            with torch.autocast(next(self.bundle.model.parameters()).device.type, enabled=False):
                 outcomes = self._decode(jobs, todo)
         except _AllGone:
             return
@@ -480,7 +326,7 @@ class Engine:
             thoughts = [None if t is None else t.ids for t in kept]
         prompts = [_after(index, job.trunk, thought) for job, thought in zip(jobs, thoughts, strict=True)]
         rows_BK, scores_BK = beam_search(
-            index.bundle.model,
+            self.bundle.model,
             prompts,
             index.trie,
             jobs[0].width,
@@ -505,13 +351,13 @@ class Engine:
         index, n = jobs[0].index, len(jobs)
         watch = _Watch(jobs, self.costs, n)
         ranked = think_then_rank(
-            index.bundle.model,
+            self.bundle.model,
             [[*job.trunk, *index.prompts.suffix("think")] for job in jobs],
             index.trie,
             width=jobs[0].width,
             max_tokens=[own.think_tokens for own in todo],
-            close_id=index.bundle.close_id,
-            forbidden=index.forbidden,
+            close_id=self.bundle.close_id,
+            forbidden=self.forbidden,
             mask=[job.mask for job in jobs],
             watch=watch,
             store=self.store,
@@ -572,7 +418,7 @@ def _after(index: Index, trunk: Sequence[int], thought: Sequence[int] | None) ->
     """The prompt of a beam: asked at once, or after a thought that is there."""
     if thought is None:
         return [*trunk, *index.prompts.suffix("direct")]
-    return [*trunk, *index.prompts.suffix("think"), *thought, index.bundle.close_id]
+    return [*trunk, *index.prompts.suffix("think"), *thought, index.prompts.close_id]
 
 
 class _Watch:

@@ -10,8 +10,8 @@ from typing import Any
 
 from crsearch.records.types import Context, RankedList
 from crsearch.serve.contract import Answer, Found, Reasoning, Rung, SearchRequest
-from crsearch.serve.engine import Outcome
 from crsearch.serve.index import Allowed, Index
+from crsearch.serve.jobs import Outcome
 from crsearch.serve.text import CleanText
 from crsearch.serve.why import Events
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -13,7 +14,6 @@ from crsearch.context.prompts import Prompts
 from crsearch.context.serialiser import Serialiser
 from crsearch.decode.trie import TrieMask
 from crsearch.errors import ConfigError
-from crsearch.models.bundle import Bundle, forbidden_in_thoughts
 from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, RUNGS, SYSTEMS
 from crsearch.pipeline.workspace import Workspace, language
 from crsearch.records.types import Context, RankedList, Searcher
@@ -41,28 +41,47 @@ class Allowed:
     count: int
 
 
+class _OfItems:
+    """What depends on the items of a version, each made when it is first needed; versions of equal items share it."""
+
+    def __init__(self, run: Workspace, version: Version, tokenizer: Any) -> None:
+        self._run, self._tokenizer, self._catalogue, self._book = run, tokenizer, version.catalogue, version.book
+
+    @cached_property
+    def space(self) -> Workspace:
+        return self._run.with_catalogue(self._catalogue, self._book)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        settings = self._run.settings
+        serialiser = Serialiser(self._catalogue, self._book, settings.context, self._tokenizer)
+        return Prompts(serialiser, self._tokenizer, language=language(settings))
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        return Explainer(self._catalogue)
+
+    @cached_property
+    def known(self) -> Known:
+        return Known(self.prompts, self.explainer)
+
+
 class Index:
     """Prompts, trie, filters, other systems and suggestions for one version of the catalogue.
 
     Args:
         space: the run; its catalogue and semantic IDs are put aside for those of the version.
         version: of the catalogue.
-        bundle: the model that is ``crs``, shared by all versions.
+        tokenizer: of the model that is ``crs``, shared by all versions.
         final: training stage of that model.
         before: index of the version in use. What does not change is taken from it; its other systems answer until
             ``renew`` has made new ones, without the items that were removed and not yet with those that were added.
     """
 
-    space: Workspace
-    bundle: Bundle
-    prompts: Prompts
-    explainer: Explainer
-    known: Known
-    forbidden: list[int]
     _searchers: dict[str, Searcher]
 
     def __init__(
-        self, space: Workspace, version: Version, bundle: Bundle, final: str, before: "Index | None" = None
+        self, space: Workspace, version: Version, tokenizer: Any, final: str, before: "Index | None" = None
     ) -> None:
         self.name, self.final = version.name, final
         self.catalogue, self.book, self.trie, self.alive_N = (
@@ -76,17 +95,32 @@ class Index:
         self._searchers = {} if before is None else dict(before._searchers)
         self.is_new = before is None or before.catalogue != version.catalogue
         """Its items are others than those of the version before."""
-        if before is not None and not self.is_new:
-            self.space, self.bundle, self.prompts = before.space, before.bundle, before.prompts
-            self.explainer, self.forbidden, self.known = before.explainer, before.forbidden, before.known
-            return
-        self.space = space.with_catalogue(version.catalogue, version.book)
-        self.bundle = replace(bundle, sid_ids_NL=version.sid_ids_NL)
-        serialiser = Serialiser(version.catalogue, version.book, space.settings.context, bundle.tokenizer)
-        self.prompts = Prompts(serialiser, bundle.tokenizer, language=language(space.settings))
-        self.explainer = Explainer(self.catalogue)
-        self.known = Known(self.prompts, self.explainer)
-        self.forbidden = forbidden_in_thoughts(self.bundle)
+        same = None if before is None or self.is_new else before._of_items
+        self._of_items: _OfItems = same or _OfItems(space, version, tokenizer)
+
+    @property
+    def space(self) -> Workspace:
+        """The run with the items of this version."""
+        return self._of_items.space
+
+    @property
+    def prompts(self) -> Prompts:
+        """What the model reads."""
+        return self._of_items.prompts
+
+    @property
+    def explainer(self) -> Explainer:
+        """What an item shares with a context."""
+        return self._of_items.explainer
+
+    @property
+    def known(self) -> Known:
+        """What is kept of users who searched."""
+        return self._of_items.known
+
+    def prepare(self) -> None:
+        """Make what every answer needs, so that no search waits for it; a process that only decodes needs less."""
+        self.space, self.prompts, self.explainer  # noqa: B018 - made when first asked for
 
     def renew(self, names: Collection[str]) -> None:
         """Make some systems anew where the items have changed; the others when they are asked for."""

@@ -1,13 +1,15 @@
-"""What a finished run gives to a server: its model, its semantic IDs, its catalogue. Both processes load it."""
+"""What a finished run gives to a server: its tokenizer, its semantic IDs, its catalogue. Both processes load it.
 
-import json
+The model is the engine's: nothing of torch is imported here.
+"""
+
 from pathlib import Path
-from typing import Any
 
-from crsearch.models.bundle import load_bundle
-from crsearch.pipeline.again import finished
+from crsearch.models.files import model_key, refuse_other_sids, verify
+from crsearch.models.tokenizer_file import load_tokenizer
+from crsearch.pipeline.finished import finished
 from crsearch.pipeline.workspace import Workspace
-from crsearch.runs import RunDirectory, digest, silent
+from crsearch.runs import RunDirectory, silent
 from crsearch.serve.catalogue import CatalogueStore, Version
 from crsearch.serve.index import Index
 
@@ -27,13 +29,15 @@ class Loaded:
         self.settings, self.results = finished(run)
         self.space = Workspace(RunDirectory.reading(run), self.settings, silent, run / "data")
         self.final: str = self.results["final_stage"]
-        folder = run / "models" / self.final
-        self.bundle = load_bundle(folder, self.space.sids)
-        self.bundle.model.eval()
-        weights: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        self.model_key = digest(weights["sha256"])[:12]
+        self.folder = run / "models" / self.final
+        """Of the model."""
+        refuse_other_sids(self.folder, verify(self.folder), self.space.sids)
+        self.tokenizer, self.model_key = load_tokenizer(self.folder), model_key(self.folder)
         self.store = CatalogueStore(run)
 
     def index(self, version: Version, before: Index | None = None) -> Index:
-        """All that answers in a version of the catalogue; what has not changed is taken from the one before."""
-        return Index(self.space, version, self.bundle, self.final, before)
+        """All that answers in a version of the catalogue; what has not changed is taken from the one before.
+
+        Parts that only some need are made when they are asked for; ``Index.prepare`` makes those of a front.
+        """
+        return Index(self.space, version, self.tokenizer, self.final, before)

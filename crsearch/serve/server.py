@@ -4,6 +4,7 @@ Source: details: this project (docs/serving.md).
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -41,7 +42,7 @@ def serve(run: Path, config: ServeConfig, announce: Callable[[str], None] = lamb
         ConfigError: an address beyond loopback without keys; the port is taken or not allowed.
         RunError, ModelError, SidError, DataError: the run cannot be served.
     """
-    from crsearch.pipeline.again import finished
+    from crsearch.pipeline.finished import finished
 
     finished(run)  # before anything is said or bound, and once for all workers
     require_keys_beyond_loopback(config, Keys.from_environment(config.keys, os.environ))
@@ -67,19 +68,17 @@ def serve(run: Path, config: ServeConfig, announce: Callable[[str], None] = lamb
 def make_app(run: Path, config: ServeConfig) -> Any:
     """The application of a run; its model decodes in a process of its own."""
     child = Child(run, config)  # first, since both processes have much to import
-    import torch
-
-    from crsearch.pipeline.again import finished
-    from crsearch.pipeline.workspace import threads
+    gc.disable()  # what is loaded stays: to look through it again and again would take a quarter of the start
     from crsearch.serve.apart import Apart
     from crsearch.serve.app import create_app
     from crsearch.serve.service import SearchService
 
     log_to_stderr()
     sys.setswitchinterval(SWITCH_SECONDS)
-    settings, _ = finished(run)
-    torch.set_num_threads(threads(settings, config.workers))
-    return create_app(SearchService(run, config, decoder=Apart(run, config, child)), config)
+    try:
+        return create_app(SearchService(run, config, decoder=Apart(run, config, child)), config)
+    finally:
+        gc.enable()
 
 
 def app_of_environment() -> Any:

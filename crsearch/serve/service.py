@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from crsearch.errors import CrsearchError, DataError, ModelError
-from crsearch.pipeline.workspace import device
 from crsearch.records.types import Context, Item, RankedList
 from crsearch.serve.admin import Recent, curves, rung_rows, tree_load
 from crsearch.serve.answers import Facets, Health, ItemFound, Neighbour, Neighbours, Status, VersionRow
 from crsearch.serve.canary import CanaryError, Verdict, Verdicts, judge, trial_contexts
-from crsearch.serve.catalogue import About
+from crsearch.serve.catalogue import About, Version
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contexts import Contexts
 from crsearch.serve.contract import (
@@ -39,10 +38,10 @@ from crsearch.serve.contract import (
     SidNode,
     StreamEvent,
 )
-from crsearch.serve.engine import Decoder, Engine, Job, Outcome
 from crsearch.serve.envelope import Asked, envelope, hydrated
 from crsearch.serve.feedback import FeedbackStore, UnknownRequest, feedback_file
 from crsearch.serve.index import RUNG_SYSTEMS, Allowed, Index
+from crsearch.serve.jobs import Decoder, Job, Outcome
 from crsearch.serve.ladder import AROUND_MS, MARGIN, Measured
 from crsearch.serve.lag import Lag
 from crsearch.serve.loaded import Loaded
@@ -91,16 +90,13 @@ class SearchService:
         self.run, self.config = run, config
         loaded = self.loaded = Loaded(run)
         self.space, self.final, self.results = loaded.space, loaded.final, loaded.results
-        self.bundle, self.model_key, self.store = loaded.bundle, loaded.model_key, loaded.store
-        self.bundle.model.to("meta" if decoder else device(loaded.settings))  # where it decodes its weights are needed
+        self.tokenizer, self.model_key, self.store = loaded.tokenizer, loaded.model_key, loaded.store
         self.contexts = Contexts(self.space.dataset, loaded.settings.context.max_events)
-        self.index = loaded.index(self.store.load() if writes else self.store.glance())
+        self.index = self._index(self.store.load() if writes else self.store.glance())
         self.feedback = FeedbackStore(feedback_file(run)) if writes else None
         self.metrics, self.recent = Metrics(), Recent(is_open=config.log_queries)
         self.self_tests = SelfTests(config.keys)
-        self.engine: Decoder = decoder or Engine.of(
-            config, loaded.settings.decode.think_tokens, self.results, self.model_key
-        )
+        self.engine: Decoder = decoder or _in_a_thread(config, loaded)
         self.fallback_ms = {rung: Measured(NEVER_MS if rung is Rung.FUSED else 10.0) for rung in RUNG_SYSTEMS}
         self.verdicts = Verdicts(self.store.place / "canary.json" if writes else None)
         self._trials: list[Context] | None = None
@@ -139,9 +135,11 @@ class SearchService:
     # -- life ---------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
         """Warm up, then be ready; watch the catalogue and the engine."""
-        await self._in_pool(lambda: self._warm_below(Rung.LEXICAL, Rung.POPULAR))
         asked = await self._in_pool(self._first)
-        await self.engine.begin(asked.index, asked.trunk, self.config.width)
+        await asyncio.gather(
+            self.engine.begin(asked.index, asked.trunk, self.config.width),
+            self._in_pool(lambda: self._warm_below(Rung.LEXICAL, Rung.POPULAR)),
+        )
         gc.collect()
         gc.freeze()  # the run stays for ever: looking through it again would stop everybody
         self.is_ready = True
@@ -229,7 +227,7 @@ class SearchService:
                 it (``CanaryError``); the present one stays.
         """
         try:
-            index = await self._in_pool(lambda: self.loaded.index(self.store.load(name), self.index))
+            index = await self._in_pool(lambda: self._index(self.store.load(name), self.index))
             await self.engine.use(index)
             if not await self._is_good(index):
                 await self._in_pool(lambda: self.store.rollback(self.index.name))
@@ -240,6 +238,11 @@ class SearchService:
         self.index, self.last_error = index, ""
         self.metrics.swaps.labels("ok").inc()
         self._keep(self._in_pool(lambda: index.renew(RUNG_SYSTEMS.values())))
+
+    def _index(self, version: Version, before: Index | None = None) -> Index:
+        index = self.loaded.index(version, before)
+        index.prepare()
+        return index
 
     def _refused(self, error: Exception) -> None:
         if str(error) != self.last_error:
@@ -376,10 +379,10 @@ class SearchService:
         said = ""
         try:
             while (token := await pieces.get()) is not None:
-                if token == self.bundle.close_id:
+                if token == self.index.prompts.close_id:
                     continue
                 ids.append(token)
-                text = self.bundle.tokenizer.decode(ids)
+                text = self.tokenizer.decode(ids)
                 if not text.endswith("�"):  # half of a character
                     yield StreamEvent(name="thought", data={"text": text[len(said) :]})
                     said = text
@@ -591,7 +594,7 @@ class SearchService:
 
     async def _envelope(self, asked: Asked, outcome: Outcome, rung: Rung, found: RankedList | None = None) -> Answer:
         await self.turns.next()
-        return envelope(asked, outcome, rung, found, tokenizer=self.bundle.tokenizer, model_key=self.model_key)
+        return envelope(asked, outcome, rung, found, tokenizer=self.tokenizer, model_key=self.model_key)
 
     # -- looking around -----------------------------------------------------------------------------------------------
     async def users(self, prefix: str = "", limit: int = 20) -> list[Persona]:
@@ -760,6 +763,13 @@ class SearchService:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             log_broken("", error)
+
+
+def _in_a_thread(config: ServeConfig, loaded: Loaded) -> Decoder:
+    """An engine in this process, which imports torch for it."""
+    from crsearch.serve.engine import Engine
+
+    return Engine.of(config, loaded)
 
 
 def _is_short(request: SearchRequest) -> bool:

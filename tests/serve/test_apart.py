@@ -1,8 +1,11 @@
 """Decoding in a process of its own: the same answers, and what happens when it dies, hangs or cannot start."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -193,3 +196,35 @@ def test_messages_come_out_whole_however_they_are_cut():
         for begin in range(0, len(data), size):
             got += list(unpacker.feed(data[begin : begin + size]))
         assert got == sent
+
+
+UP = """
+import asyncio, json, os, sys
+from pathlib import Path
+from crsearch.serve.apart import Apart
+from crsearch.serve.app import create_app
+from crsearch.serve.config import ServeConfig
+from crsearch.serve.contract import SearchRequest
+from crsearch.serve.service import SearchService
+
+async def life(run, config):
+    service = SearchService(run, config, decoder=Apart(run, config))
+    create_app(service, config)
+    await service.start()
+    async with asyncio.timeout(60):
+        while not service.store._newcomers:  # the last that comes behind readiness
+            await asyncio.sleep(0.05)
+    answer = await service.search(SearchRequest(query="case", mode="fast"))
+    maps = Path(f"/proc/{service.engine.pid}/maps").read_text()
+    await service.stop()
+    return answer.served_by.value, "libtorch" in maps, "_sparsetools" in maps
+
+found = asyncio.run(life(Path(sys.argv[1]), ServeConfig(deadline_ms=10_000)))
+print(json.dumps([*found, sorted({"torch", "transformers"} & set(sys.modules))]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is read from /proc")
+def test_only_the_process_that_decodes_has_loaded_torch_and_it_has_no_scipy(run_folder):
+    done = subprocess.run([sys.executable, "-c", UP, str(run_folder)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == ["L3", True, False, []]

@@ -44,7 +44,9 @@ def test_a_search_is_what_the_searcher_of_the_run_finds(serving):
 
 def test_a_second_search_reads_the_thought_from_the_cache_and_finds_the_same(serving):
     async def work(service):
-        service.bundle.model.lm_head.weight.data[service.bundle.close_id] += 0.1  # so that thoughts end by themselves
+        service.engine.bundle.model.lm_head.weight.data[service.engine.bundle.close_id] += (
+            0.1  # so that thoughts end by themselves
+        )
         return [await service.search(ask(user_id=USER, mode="think")) for _ in range(2)]
 
     first, second = serving(work)
@@ -126,7 +128,7 @@ def test_a_model_that_hangs_is_left_behind(serving, monkeypatch):
 
 def test_a_model_that_breaks_is_not_ready_and_bm25_answers(serving):
     async def work(service):
-        broken = service.bundle.model.model.norm.weight
+        broken = service.engine.bundle.model.model.norm.weight
         good = broken.data.clone()
         broken.data.fill_(float("nan"))
         answers = [await service.search(ask(f"phone case {n}", mode="fast")) for n in range(3)]

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from crsearch.errors import RunError
-from crsearch.pipeline.again import finished
 from crsearch.pipeline.experiments.lab import Arm, Lab
 from crsearch.pipeline.experiments.main import is_crs, systems_arms
 from crsearch.pipeline.experiments.summary import COMPARED, Row, best, compare_rows, row_metrics
+from crsearch.pipeline.finished import finished
 from crsearch.pipeline.refuse import refuse_other_test
 
 COLUMN = "history"

@@ -11,9 +11,9 @@ from typing import Any
 
 from crsearch.config import Settings
 from crsearch.evaluate.intervals import Interval
-from crsearch.pipeline.again import finished
 from crsearch.pipeline.experiments.lab import Arm, Lab, Shown, changed, run_arm, teachers, unseen
 from crsearch.pipeline.experiments.summary import COMPARED, Row, compare_rows, row_metrics
+from crsearch.pipeline.finished import finished
 from crsearch.runs import write_json
 
 ARMS: dict[str, dict[str, Any]] = {"r-grpo": {"aggregate": "rank_aware"}, "grpo": {"aggregate": "first", "beam": 1}}
