@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from crsearch.decode.attention import BLOCK, Segment
 from crsearch.errors import ConfigError, DataError, ModelError
 
+SLAB_BYTES = 64 << 20
+"""Memory that is taken for blocks at once, where the bound allows as much; the pages of it count as they are filled."""
+
 Owners = Sequence[str | None] | str | None
 """Whose prompts they are: one for all, or one per prompt; None = nobody's in particular."""
 
@@ -68,10 +71,39 @@ class _Block:
     number: int
     owner: str | None
     kv_X: Tensor
+    room: "_Room"
+
+
+class _Room:
+    """Places for blocks of one size on one device, cut from slabs, so that blocks that come and go leave no holes.
+
+    Blocks in memory of their own pin the heap between the large tensors of a search, which then never shrinks.
+    """
+
+    def __init__(self, size: int, device: torch.device, max_bytes: int) -> None:
+        self.size, self.device, self.count = size, device, max(1, min(max_bytes, SLAB_BYTES) // size)
+        self.free: list[UInt8[Tensor, " X"]] = []
+
+    @torch.inference_mode()
+    def take_back(self, kv_X: UInt8[Tensor, " X"]) -> None:
+        """Have a place free again, and nothing left in it."""
+        self.free.append(kv_X.zero_())
+
+    @torch.inference_mode()
+    def put(self, kv_X: UInt8[Tensor, " X"]) -> UInt8[Tensor, " X"]:
+        """A copy of a block in a place that was free."""
+        if not self.free:
+            slab = torch.empty(self.count, self.size, dtype=torch.uint8, device=self.device)
+            self.free = list(slab.unbind(0))
+        place = self.free.pop()
+        return place.copy_(kv_X)
 
 
 class PrefixStore:
     """Keys and values of prompt beginnings within a bound of memory; the least recently used go first.
+
+    Blocks lie in slabs of at most the bound, or of 64 MiB, whichever is less: so the memory of a store is its bound and
+    less than a slab, however long it is used.
 
     Blocks are shared within an owner only: what one user's prompts hold can neither speed up nor slow down another's,
     and all of it goes with `forget`. The price: a beginning that all users share is held once per owner.
@@ -97,6 +129,7 @@ class PrefixStore:
         # from least to most recently used; a block always comes before the one that it follows in its prompt,
         # so the first one of all has no other that needs it
         self._blocks: OrderedDict[_Key, _Block] = OrderedDict()
+        self._rooms: dict[tuple[int, torch.device], _Room] = {}
         self._numbers = count()
         self._models: WeakKeyDictionary[nn.Module, tuple[int, tuple[object, ...]]] = WeakKeyDictionary()
         self._bytes = self._prompts = self._hits = self._reused = self._read = self._epoch = 0
@@ -149,7 +182,9 @@ class PrefixStore:
             self._hits += bool(keys)
             self._reused += len(keys) * BLOCK
             self._read += len(ids) - len(keys) * BLOCK
-            return Held(root, owner, ids, [self._blocks[key].kv_X for key in keys], self._epoch)
+            # copied, since what is forgotten meanwhile is overwritten
+            blocks = torch.stack([self._blocks[key].kv_X for key in keys]).unbind(0) if keys else ()
+            return Held(root, owner, ids, list(blocks), self._epoch)
 
     def keep(self, held: Held, prompt: Sequence[Segment], row: int) -> None:
         """Keep the whole blocks of a prompt that has been read.
@@ -171,7 +206,8 @@ class PrefixStore:
                 self._drop(next(iter(self._blocks)))
             for kv_X in kv_nX[: (self.max_bytes - self._bytes) // size]:
                 key = self._key(held.root, keys, held.tokens)
-                self._blocks[key] = _Block(next(self._numbers), held.owner, kv_X.clone())  # memory of its own
+                room = self._room(kv_X)
+                self._blocks[key] = _Block(next(self._numbers), held.owner, room.put(kv_X), room)
                 self._bytes += size
                 keys.append(key)
             self._touch(keys)
@@ -193,8 +229,19 @@ class PrefixStore:
         for key in reversed(keys):
             self._blocks.move_to_end(key)
 
+    def _room(self, kv_X: UInt8[Tensor, " X"]) -> _Room:
+        """Where blocks of this size and device lie; one without blocks is given back when another is begun."""
+        at = (len(kv_X), kv_X.device)
+        if at not in self._rooms:
+            used = {id(block.room) for block in self._blocks.values()}
+            self._rooms = {key: room for key, room in self._rooms.items() if id(room) in used}
+            self._rooms[at] = _Room(*at, self.max_bytes)
+        return self._rooms[at]
+
     def _drop(self, key: _Key) -> None:
-        self._bytes -= self._blocks.pop(key).kv_X.nbytes
+        block = self._blocks.pop(key)
+        block.room.take_back(block.kv_X)
+        self._bytes -= block.kv_X.nbytes
 
     def _root(self, model: nn.Module, owner: str | None) -> Hashable:
         """What two prompts must share before their tokens are compared."""

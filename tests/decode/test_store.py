@@ -57,7 +57,7 @@ def tokens_seen(lm: Any) -> Iterator[list[int]]:
 
 
 def exact_bytes(store: PrefixStore) -> int:
-    return sum(block.kv_X.untyped_storage().nbytes() for block in store._blocks.values())
+    return sum(block.kv_X.nbytes for block in store._blocks.values())
 
 
 # -- the same results -------------------------------------------------------------------------------------------------
@@ -362,3 +362,40 @@ def test_positions_that_change_with_the_length_of_the_text_are_refused():
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"type dynamic.*store=None"):
         search(LlamaForCausalLM(config), [[1, 2]], store=PrefixStore(PLENTY))
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+def test_blocks_lie_in_slabs_that_are_used_again_and_what_is_forgotten_is_overwritten(monkeypatch):
+    slab, most = 1 << 15, 1 << 17
+    monkeypatch.setattr("crsearch.decode.store.SLAB_BYTES", slab)
+    lm, store, slabs = model("qwen3"), PrefixStore(most), {}
+    for seed in range(30):
+        prompts = random_prompts(seed, (80, 60))
+        same(search(lm, prompts, store=store, owners="u"), search(lm, prompts))
+        slabs |= {(held := block.kv_X.untyped_storage()).data_ptr(): held.nbytes() for block in store._blocks.values()}
+    assert most // 2 < store.stats.bytes <= most
+    assert len(slabs) > 1 and max(slabs.values()) <= slab and sum(slabs.values()) <= most + slab
+    places = [block.kv_X for block in store._blocks.values()]
+    assert any(kv_X.any() for kv_X in places)
+    store.forget("u")
+    assert not any(kv_X.any() for kv_X in places)
+
+
+def test_what_was_found_before_its_owner_was_forgotten_can_be_read_to_the_end():
+    lm, store, prompt = model("qwen3"), PrefixStore(PLENTY), random_prompts(1, (80,))[0]
+    search(lm, [prompt], store=store, owners="u")
+    found = store.find(lm, prompt, "u").blocks
+    before = [block.clone() for block in found]
+    store.forget("u")
+    assert before and all(map(torch.equal, found, before))
+
+
+def test_slabs_of_a_model_that_is_gone_are_given_back():
+    store = PrefixStore(1 << 20)
+    for lm in (model("qwen3"), model("qwen3").double()):
+        for seed in range(40):
+            search(lm, random_prompts(seed, (90, 90)), store=store)
+        assert store.stats.bytes <= 1 << 20
+    store.clear()
+    search(model("llama"), random_prompts(0, (90,)), store=store)
+    assert len(store._rooms) <= 2
