@@ -349,13 +349,14 @@ def test_the_catalogue_is_looked_at_again_after_a_look_that_broke(serving):
 
 def test_both_lists_of_a_stream_can_be_judged_and_are_one_search(serving):
     async def work(service):
-        lists = []
+        lists, before = [], service.feedback.counts()  # the run is that of other tests, too
         async for event in service.stream(ask(user_id=USER, mode="think", top_k=5), "r1"):
             if event.name in ("first", "final"):
                 lists.append(ids(event.data))
                 for item_id in lists[-1]:  # the first list while the thought is being written
                     await service.judge(Judgement(request_id="r1", item_id=item_id, kind="click"))
-        return lists, service.feedback.counts()
+        after = service.feedback.counts()
+        return lists, {kind: after[kind] - before.get(kind, 0) for kind in after}
 
     (first, final), counts = serving(work)
     assert counts["searches"] == 1
