@@ -28,7 +28,7 @@ def rgrpo(found: Found) -> Iterator[str]:
         yield f"of RL in each round, means over {len(seeds)} seeds of the loop."
         yield ""
         rows = [
-            ([f"`{arm}`", f"`{stage}`", f"{facts['cpu_seconds'].get(stage, 0):.0f}"], facts["stages"][stage])
+            ([f"`{arm}`", f"`{stage}`", f"{cpu_seconds(facts, stage):.0f}"], facts["stages"][stage])
             for arm, facts in result["arms"].items()
             for stage in in_time(facts["stages"])
         ]
@@ -130,6 +130,11 @@ def compared(comparisons: Sequence[Found]) -> Iterator[str]:
     yield cells(["---"] * (1 + len(wanted)))
     for name, differences in pairs.items():
         yield cells([name, *(differences[metric] for metric in wanted)])
+
+
+def cpu_seconds(facts: Found, stage: str) -> float:
+    """Of a stage and of choosing its examples."""
+    return sum((s for name, s in facts["cpu_seconds"].items() if name.split(".")[0] == stage), 0.0)
 
 
 def in_time(stages: Mapping[str, Any]) -> list[str]:

@@ -115,7 +115,7 @@ def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
     out = out or stdout()
     for start, result in found.items():
         rows = [
-            ((arm, stage, f"{facts['cpu_seconds']['total']:.0f}"), metrics)
+            ((arm, stage, f"{_cpu_seconds(facts, stage):.0f}"), metrics)
             for arm, facts in result["arms"].items()
             for stage, metrics in facts["stages"].items()
         ]
@@ -123,20 +123,20 @@ def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
         print_metrics(title, ("loop", "stage", "CPU s"), rows, (), out)
         show_comparisons(result["comparisons"], out)
         own, other = (result["arms"][arm] for arm in ("r-grpo", "grpo"))
-        gains = [
-            f"{_percent(own['stages'][s]['HR@1']['mean'], other['stages'][s]['HR@1']['mean'])} after {s}"
-            for s in own["stages"]
-            if s != "sft0"
-        ]
-        out.print(f"HR@1 of r-grpo over grpo: {', '.join(gains)} ({PAPER_R_GRPO})")
-        for s in own["stages"]:
+        after = [stage for stage in own["stages"] if stage != "sft0"]
+        gains = (_percent(own["stages"][s]["HR@1"]["mean"], other["stages"][s]["HR@1"]["mean"]) for s in after)
+        said = ", ".join(f"{gain} after {s}" for gain, s in zip(gains, after, strict=True))
+        out.print(f"HR@1 of r-grpo over grpo: {said} ({PAPER_R_GRPO})")
+        for s in after:
             each = zip(own["by_seed"][s]["HR@1"], other["by_seed"][s]["HR@1"], strict=True)
-            out.print(
-                shown(
-                    f"HR@1 of r-grpo minus grpo after {s}, seed by seed: {', '.join(f'{a - b:+.3f}' for a, b in each)}"
-                )
-            )
+            differs = ", ".join(f"{a - b:+.3f}" for a, b in each)
+            out.print(shown(f"HR@1 of r-grpo minus grpo after {s}, seed by seed: {differs}"))
         out.print()
+
+
+def _cpu_seconds(facts: Mapping[str, Any], stage: str) -> float:
+    """Of a stage and of choosing its examples."""
+    return sum((s for name, s in facts["cpu_seconds"].items() if name.split(".")[0] == stage), 0.0)
 
 
 def show_comparisons(comparisons: Sequence[Mapping[str, Any]], out: Console) -> None:
