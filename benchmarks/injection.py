@@ -28,7 +28,7 @@ from crsearch.pipeline.workspace import language
 from crsearch.records.store import Catalogue
 from crsearch.records.types import Context
 from crsearch.serve.config import ServeConfig
-from crsearch.serve.engine import Job
+from crsearch.serve.jobs import Job
 from crsearch.serve.service import SearchService
 
 WIDTH = 100
@@ -65,9 +65,9 @@ class Lists:
         catalogue = self.index.catalogue
         chosen = {i for search in context.history for i in search.chosen}
         items = [dataclasses.replace(i, title=f"{i.title} {behind}") if i.item_id in chosen else i for i in catalogue]
-        space, bundle = self.index.space, self.index.bundle
-        serialiser = Serialiser(Catalogue(items), self.index.book, space.settings.context, bundle.tokenizer)
-        return Prompts(serialiser, bundle.tokenizer, language=language(space.settings)).trunk(context).ids
+        settings, tokenizer = self.index.space.settings, self.service.tokenizer
+        serialiser = Serialiser(Catalogue(items), self.index.book, settings.context, tokenizer)
+        return Prompts(serialiser, tokenizer, language=language(settings)).trunk(context).ids
 
     async def ranked(self, trunks: Sequence[Sequence[int]], mode: Any) -> list[tuple[int, ...]]:
         """Rows in order for each prompt."""

@@ -1,5 +1,6 @@
 """``benchmarks/injection.py``: the counts behind the promise; the measurement itself runs by hand on a trained run."""
 
+import asyncio
 import importlib.util
 from pathlib import Path
 
@@ -34,3 +35,13 @@ def test_neutral_text_is_as_long_as_the_attack(script):
     assert "item 42 (i00042)" in text
     assert all(len(script.neutral(words, len(text))) == len(text) for words in script.NEUTRAL)
     assert len(script.neutral("short", 500)) == 500
+
+
+@pytest.mark.slow
+def test_the_measurement_runs_on_a_finished_run(script, tiny_run, monkeypatch):
+    monkeypatch.setattr(script, "PLACES", (3, 8))
+    lines = asyncio.run(script.measure(tiny_run, 2, ["fast", "think"], 0))
+    assert [(line["mode"], line["where"]) for line in lines] == [
+        ("fast", "query"), ("fast", "title"), ("think", "query"), ("think", "title"),
+    ]  # fmt: skip
+    assert all(line["prompts"] == 2 and -1 <= line["net_low"] <= line["net"] <= line["net_high"] <= 1 for line in lines)
