@@ -66,10 +66,10 @@ def cut_tokens(settings: Settings) -> int:
     return min(settings.evaluate.cut_tokens, settings.decode.think_tokens)
 
 
-def _model(space: Workspace, stage: str) -> tuple["TreeBuilder", Any]:
+def _model(space: Workspace, stage: str, *, whole: bool = False) -> tuple["TreeBuilder", Any]:
     from crsearch.train.answer import catalogue_trie
 
-    builder = space.builder(stage)
+    builder = space.builder(stage, whole=whole)
     builder.bundle.model.eval()
     return builder, catalogue_trie(builder.bundle)
 
@@ -137,7 +137,7 @@ def _latent(space: Workspace, name: str, stage: str) -> Searcher:
     from crsearch.models.latent import attention_file, load_attention
     from crsearch.searchers.latent import LatentSearcher
 
-    builder, trie = _model(space, stage)
+    builder, trie = _model(space, stage, whole=True)  # it reads states of layers
     attention = load_attention(attention_file(space.path("models", stage)), builder.bundle.model)
     return LatentSearcher(builder, attention, trie, space.settings.decode, name)
 

@@ -43,6 +43,7 @@ class Workspace:
         records: folder of the records; none = what the settings say.
         only: beginning of the names of stages that may be run; "" = all.
         sources: folders of other runs, whose stages are taken over where they were done from the same inputs.
+        only_decodes: models are asked and never trained, so they may do without transformers (``load_for_decoding``).
 
     Raises:
         RunError: a source is no run.
@@ -56,7 +57,9 @@ class Workspace:
         records: Path | None = None,
         only: str = "",
         sources: Sequence[Path] = (),
+        only_decodes: bool = False,
     ) -> None:
+        self.only_decodes = only_decodes
         self.run, self.settings, self.progress = run, settings, progress
         self.records = Path(settings.data) if records is None and settings.data is not None else records
         self.stages = Stages(run, progress, only, [RunDirectory.reading(source) for source in sources])
@@ -64,7 +67,8 @@ class Workspace:
         self._truth: pl.DataFrame | None = None
         self._sids: SidBook | None = None
         self._builder: TreeBuilder | None = None
-        self._loaded: str | None = None
+        self._loaded: tuple[str, bool] | None = None
+        """Stage of the model in hand, and whether it can do more than decode."""
 
     def with_catalogue(self, catalogue: Catalogue, sids: SidBook) -> "Workspace":
         """The same run with more items than it was trained with; users, searches and models stay.
@@ -73,7 +77,7 @@ class Workspace:
             catalogue: that of the run, other items after it.
             sids: of all of them.
         """
-        other = Workspace(self.run, self.settings, self.progress, self.records)
+        other = Workspace(self.run, self.settings, self.progress, self.records, only_decodes=self.only_decodes)
         same = catalogue == self.dataset.catalogue
         other._dataset = self.dataset if same else dataclasses.replace(self.dataset, catalogue=catalogue)
         other._sids = sids
@@ -225,20 +229,22 @@ class Workspace:
         ]  # fmt: skip
         return self.stages.do("base", inputs, work)
 
-    def builder(self, stage: str, *, fresh: bool = False) -> "TreeBuilder":
+    def builder(self, stage: str, *, fresh: bool = False, whole: bool = False) -> "TreeBuilder":
         """Model of a finished stage with prompts; token caches are shared between stages.
 
         Args:
             stage: name of the stage.
             fresh: read the model from disk even if it is the one in hand (which training may have changed).
+            whole: it must be a model of transformers, also where it only decodes.
         """
         from crsearch.context.prompts import Prompts
         from crsearch.context.serialiser import Serialiser
-        from crsearch.models.bundle import load_bundle
+        from crsearch.models.bundle import load_bundle, load_for_decoding
         from crsearch.train.examples import TreeBuilder
 
-        if fresh or self._builder is None or self._loaded != stage:
-            bundle = load_bundle(self.path("models", stage), self.sids)
+        whole = whole or not self.only_decodes
+        if fresh or self._builder is None or self._loaded != (stage, whole):
+            bundle = (load_bundle if whole else load_for_decoding)(self.path("models", stage), self.sids)
             bundle.model.to(device(self.settings))
             if self._builder is None:
                 serialiser = Serialiser(self.dataset.catalogue, self.sids, self.settings.context, bundle.tokenizer)
@@ -246,7 +252,7 @@ class Workspace:
                 self._builder = TreeBuilder(bundle, prompts)
             else:
                 self._builder = self._builder.with_model(bundle)
-            self._loaded = stage
+            self._loaded = (stage, whole)
         return self._builder
 
     def save_model(self, stage: str) -> Path:
@@ -255,7 +261,7 @@ class Workspace:
 
         assert self._builder is not None
         save_bundle(self._builder.bundle, self.path("models", stage))
-        self._loaded = stage
+        self._loaded = (stage, True)
         return self.path("models", stage)
 
 

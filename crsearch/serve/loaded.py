@@ -27,7 +27,7 @@ class Loaded:
 
     def __init__(self, run: Path) -> None:
         self.settings, self.results = finished(run)
-        self.space = Workspace(RunDirectory.reading(run), self.settings, silent, run / "data")
+        self.space = Workspace(RunDirectory.reading(run), self.settings, silent, run / "data", only_decodes=True)
         self.final: str = self.results["final_stage"]
         self.folder = run / "models" / self.final
         """Of the model."""

@@ -5,11 +5,14 @@ import time
 
 import pytest
 
+from crsearch.models.qwen3 import Qwen3
 from crsearch.pipeline.systems import model_searcher
+from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Item
+from crsearch.runs import silent
 from crsearch.serve.catalogue import CatalogueStore
 from crsearch.serve.contract import Answer, Event, Filters, Judgement, Rung, SearchRequest
-from crsearch.serve.engine import HUNG_SECONDS
+from crsearch.serve.jobs import HUNG_SECONDS
 from crsearch.serve.problems import Problem
 
 USER = "u00000"
@@ -24,13 +27,14 @@ def ids(answer: Answer) -> list[str]:
 
 
 def test_a_search_is_what_the_searcher_of_the_run_finds(serving):
-    """Oracle: the systems of the table, asked with the same context."""
+    """Oracle: the systems of the table, with the model of transformers, asked with the same context."""
 
     async def work(service):
+        space = Workspace(service.space.run, service.space.settings, silent, service.space.records)
         found = {}
         for mode, evaluated in (("think", "think"), ("fast", "direct")):
             answer = await service.search(ask(user_id=USER, mode=mode, top_k=5))
-            searcher = model_searcher(service.space, "crs", service.final, evaluated)
+            searcher = model_searcher(space, "crs", service.final, evaluated)
             context = service.contexts.context(ask(user_id=USER), "case")
             found[mode] = answer, searcher.search([context], 5)[0]
         return found
@@ -256,6 +260,16 @@ def test_a_reader_who_leaves_frees_the_model(serving):
 
     took, waiting = serving(work)
     assert waiting == 0 and took < 5
+
+
+def test_the_model_beside_is_one_that_only_decodes(serving):
+    async def work(service):
+        answer = await service.search(ask(systems=["crs"], mode="think"))
+        return answer, service.index.space.builder(service.final).bundle.model
+
+    answer, model = serving(work)
+    assert isinstance(model, Qwen3)
+    assert [found.id for found in answer.compared["crs"]] == [item.id for item in answer.items]
 
 
 def test_other_systems_stand_beside(serving):
