@@ -66,4 +66,4 @@ def trained_tokens(found: Found, system: str) -> float | None:
     trained = behind(found, system)
     if not trained:
         return None
-    return sum((known.get(s) or float(found.stage_numbers(s)["tokens_sum"]) for s in trained), 0.0)
+    return sum((known.get(s) or float(found.stage_numbers(s).get("tokens_sum", 0)) for s in trained), 0.0)

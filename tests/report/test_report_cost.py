@@ -11,6 +11,7 @@ from small_run import COSTS, TOKENS
 from crsearch.report import render
 from crsearch.report.cost import cost
 from crsearch.report.found import Found
+from crsearch.report.lineage import trained_tokens
 from crsearch.report.parts import Page
 from crsearch.runs import write_json
 
@@ -47,6 +48,19 @@ def test_training_of_a_system_is_that_of_the_stages_behind_it(finished: Path) ->
         measured = found.evaluation(name)
         assert measured is not None
         assert float(row[6]) == pytest.approx(measured.latency_ms_B.mean(), abs=0.006)
+
+
+def test_a_stage_that_made_no_step_counts_no_tokens(copied: Copy) -> None:
+    folder = copied()
+    file, results = folder / "manifest.json", folder / "results.json"
+    manifest, found = json.loads(file.read_text()), json.loads(results.read_text())
+    taken = next(s for s in found["stages"] if s["name"] == "rl0")
+    before = trained_tokens(Found.read(folder), "crs")
+    manifest["stages"]["rl0"]["numbers"].pop("tokens_sum", None)
+    found["stages"] = [{**s, "tokens": 0} if s["name"] == "rl0" else s for s in found["stages"]]
+    write_json(file, manifest)
+    write_json(results, found)
+    assert before is not None and trained_tokens(Found.read(folder), "crs") == before - taken["tokens"]
 
 
 def test_a_run_without_times_says_so(copied: Copy) -> None:
