@@ -170,7 +170,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("command", help="that made it")
     given = parser.parse_args(arguments)
     folder = given.command.split("--out ")[-1].split()[0] if "--out " in given.command else str(given.folder)
-    found = json.loads((given.folder / EXPERIMENTS[given.name][0]).read_text(encoding="utf-8"))
+    file = given.folder / EXPERIMENTS[given.name][0]
+    if not file.is_file():
+        print(f"{file}: no such file; run it first: {given.command}", file=sys.stderr)
+        return 2
+    found = json.loads(file.read_text(encoding="utf-8"))
     content = block(given.name, found, given.command, folder)
     PAGE.write_text(replace_block(PAGE.read_text(encoding="utf-8"), given.name, content), encoding="utf-8")
     return 0

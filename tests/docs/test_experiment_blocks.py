@@ -100,3 +100,8 @@ def test_a_block_has_the_numbers_and_the_commands_and_the_page_around_it_stays(n
 def test_stages_stand_in_the_order_in_which_they_were_run():
     text = make_experiments.block("rgrpo", FOUND["rgrpo"], "x", "y")
     assert text.index("`sft0`") < text.index("`rl0`") < text.index("`sft1`") < text.index("`rl1`")
+
+
+def test_a_folder_without_the_experiment_is_told(tmp_path, capsys):
+    assert make_experiments.main(["loop", str(tmp_path), "crsearch experiment loop"]) == 2
+    assert "loop.json: no such file; run it first: crsearch experiment loop" in capsys.readouterr().err
