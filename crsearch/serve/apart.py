@@ -21,7 +21,7 @@ from crsearch.serve.child import Child, Unpacker, packed
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Rung
 from crsearch.serve.index import Index
-from crsearch.serve.jobs import BROKEN_AFTER, HUNG_SECONDS, Job, Outcome, State
+from crsearch.serve.jobs import BROKEN_AFTER, HUNG_SECONDS, Job, Outcome, State, searches_in
 
 PING_SECONDS = 1.0
 AGAIN_SECONDS = (0.0, 1.0, 5.0, 30.0)
@@ -87,7 +87,8 @@ class Apart:
         told = {
             "trunk": job.trunk, "mode": job.mode, "width": job.width, "deadline": job.deadline, "owner": job.owner,
             "filters": job.filters.model_dump(), "listens": job.listener is not None, "system": job.system,
-            "context": job.context, "is_kept": job.is_kept, "came": job.came,
+            "context": job.context, "is_kept": job.is_kept, "is_trial": job.is_trial,
+            "came": job.came,
         }  # fmt: skip
         self._send("job", n, job.index.name, told)
         return True
@@ -111,12 +112,12 @@ class Apart:
 
     def wait_ms(self) -> float:
         """See ``Decoder``."""
-        return len(self._jobs) / self._config.batch * self._state.answer_ms
+        return searches_in(self._jobs.values()) / self._config.batch * self._state.answer_ms
 
     @property
     def waiting(self) -> int:
         """See ``Decoder``."""
-        return max(0, len(self._jobs) - self._config.batch)
+        return max(0, searches_in(self._jobs.values()) - self._config.batch)
 
     @property
     def is_broken(self) -> bool:

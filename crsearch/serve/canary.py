@@ -20,12 +20,12 @@ from crsearch.runs import write_json
 from crsearch.serve.index import Index
 from crsearch.serve.jobs import Job, Outcome
 
-QUERIES = 32
+QUERIES = 8
 """Trial searches."""
 LEAST = 0.99
 """Share of them that must find something."""
-AT_ONCE = 4
-"""Trial searches decoded together: real ones wait for so many at most."""
+PAUSE_SECONDS = 0.05
+"""Between two of them: one after the other they would slow every search down while a version is tried."""
 WIDTH = 10
 SECONDS = 10.0
 """Longest wait for one."""
@@ -76,9 +76,10 @@ async def judge(index: Index, contexts: Sequence[Context], submit: Submit, model
     """
     began = time.monotonic()
     tried = good = 0
-    for group in _groups(contexts):
-        answers = await asyncio.gather(*(_tried(index, context, submit) for context in group))
-        tried, good = tried + len(group), good + sum(answers)
+    for n, context in enumerate(contexts):
+        await asyncio.sleep(PAUSE_SECONDS if n else 0)
+        good += await _tried(index, context, submit)
+        tried += 1
         if good < tried - (1 - LEAST) * len(contexts):
             break  # it has failed already
     return Verdict(
@@ -86,18 +87,11 @@ async def judge(index: Index, contexts: Sequence[Context], submit: Submit, model
     )
 
 
-def _groups(contexts: Sequence[Context]) -> Iterator[Sequence[Context]]:
-    """The first alone, so that a version that breaks the model breaks one batch, then the rest side by side."""
-    yield contexts[:1]
-    for begin in range(1, len(contexts), AT_ONCE):
-        yield contexts[begin : begin + AT_ONCE]
-
-
 async def _tried(index: Index, context: Context, submit: Submit) -> bool:
     """Whether a search finds live items in a version, and nothing else."""
     until = time.monotonic() + SECONDS
     trunk = (await asyncio.to_thread(index.prompts.trunk, context)).ids
-    job = Job(index=index, trunk=trunk, mode="fast", width=WIDTH, deadline=until)
+    job = Job(index=index, trunk=trunk, mode="fast", width=WIDTH, deadline=until, is_trial=True)
     while not submit(job):
         if time.monotonic() > until:
             return False

@@ -33,6 +33,9 @@ import orjson
 
 from crsearch.serve.config import ServeConfig
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread of either process may keep the interpreter: neither the event loop nor the decoding waits 5 ms for
+a thread that reads a version of the catalogue."""
 END_SECONDS = 5.0
 """Longest wait for a child that was told to end."""
 _LENGTH = struct.Struct("<I")

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 from crsearch.errors import CrsearchError
 from crsearch.pipeline.workspace import threads
 from crsearch.records.types import Context, RankedList
-from crsearch.serve.child import Unpacker, packed
+from crsearch.serve.child import SWITCH_SECONDS, Unpacker, packed
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Filters
 from crsearch.serve.engine import Engine
@@ -47,6 +47,7 @@ def main(files: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent finishes what is under way, then closes
         signal.signal(number, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_SECONDS)
     gc.disable()  # until it is ready: what is loaded stays
     _Host(socket.socket(fileno=files)).serve()
     os._exit(0)  # without waiting for the thread that decodes

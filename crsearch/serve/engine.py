@@ -29,7 +29,7 @@ from crsearch.serve.admin import pays
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Mode, Rung
 from crsearch.serve.index import Index
-from crsearch.serve.jobs import BROKEN_AFTER, HUNG_SECONDS, Job, Outcome, State
+from crsearch.serve.jobs import BROKEN_AFTER, HUNG_SECONDS, Job, Outcome, State, searches_in
 from crsearch.serve.ladder import Costs, Plan, plan
 from crsearch.serve.loaded import Loaded
 from crsearch.serve.thoughts import ThoughtCache, prompt_key
@@ -197,8 +197,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue."""
-        return len(self._waiting)
+        """See ``Decoder``."""
+        return searches_in(self._waiting)
 
     @property
     def is_broken(self) -> bool:
@@ -245,7 +245,8 @@ class Engine:
         with self._lock:
             if not self._waiting:
                 self._lock.wait(IDLE_SECONDS)
-            waiting = sorted((j for j in self._waiting if not j.is_cancelled), key=lambda j: j.deadline)
+            now = time.monotonic()
+            waiting = sorted((j for j in self._waiting if not j.is_cancelled), key=lambda j: j.due(now))
             together = min(self.batch, max(1, len(waiting)))
             plans = {id(job): self._plan(job, together) for job in waiting}
             late = [job for job in waiting if plans[id(job)].rung is None]
@@ -254,8 +255,6 @@ class Engine:
             if left:
                 first = _kind(left[0], plans[id(left[0])])
                 jobs = [job for job in left if _kind(job, plans[id(job)]) == first][: self.batch]
-                if left[0].system:
-                    jobs = jobs[:1]
             taken = {id(job) for job in jobs}
             self._waiting = [job for job in left if id(job) not in taken]
         for job in late:
@@ -402,7 +401,7 @@ class Engine:
 
 def _kind(job: Job, own: Plan) -> tuple[object, ...]:
     """Jobs of equal kind can be decoded together. Cached thoughts and direct answers are one beam search."""
-    if job.system:
+    if job.system or job.is_trial:
         return (id(job),)
     return (own.rung is Rung.FRESH, id(job.index), job.width)
 

@@ -93,9 +93,9 @@ class Index:
         self._allowed: OrderedDict[str, Allowed] = OrderedDict()
         self._lock = Lock()
         self._searchers = {} if before is None else dict(before._searchers)
-        self.is_new = before is None or before.catalogue != version.catalogue
-        """Its items are others than those of the version before."""
-        same = None if before is None or self.is_new else before._of_items
+        same = None if before is None or before.catalogue != version.catalogue else before._of_items
+        self.is_stale: bool = before is not None and (before.is_stale or same is None)
+        """Its other systems were made for other items."""
         self._of_items: _OfItems = same or _OfItems(space, version, tokenizer)
 
     @property
@@ -124,9 +124,9 @@ class Index:
 
     def renew(self, names: Collection[str]) -> None:
         """Make some systems anew where the items have changed; the others when they are asked for."""
-        if self.is_new:
+        if self.is_stale:
             fresh = {name: self._built(name) for name in names}
-            self._searchers = fresh
+            self._searchers, self.is_stale = fresh, False
 
     @cached_property
     def num_alive(self) -> int:

@@ -3,8 +3,9 @@
 Source: details: this project (docs/serving.md).
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ BROKEN_AFTER = 3
 """Failures in a row after which the model counts as broken."""
 HUNG_SECONDS = 20.0
 """A batch that takes longer is hung: it is left behind, and others go on."""
+
+
+TRIAL_SECONDS = 0.1
+"""Longest that a trial lets searches pass it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,7 @@ class Job:
         system: another system that is asked for ``width`` items of ``context``, in place of decoding; "" = none.
         context: for the system.
         is_kept: its thought is put into the cache, and looked for there.
+        is_trial: nobody waits for it: it is decoded alone, when no search waits or it has waited ``TRIAL_SECONDS``.
     """
 
     index: Index
@@ -75,6 +81,7 @@ class Job:
     system: str = ""
     context: Context | None = None
     is_kept: bool = True
+    is_trial: bool = False
     came: float = field(default_factory=time.monotonic)
     future: "Future[Any]" = field(default_factory=Future)
     is_cancelled: bool = False
@@ -88,6 +95,13 @@ class Job:
         """Items that may be found; none = all."""
         allowed = self.index.allowed(self.filters)
         return None if allowed is None else allowed.mask
+
+    def due(self, now: float) -> float:
+        """When it should be taken; those due first are taken first. A trial is due never, then long since."""
+        if not self.is_trial:
+            return self.deadline
+        late = self.came + TRIAL_SECONDS
+        return late if now >= late else math.inf
 
     def cancel(self) -> None:
         """Nobody waits any more: it is not begun, or closed at the next token."""
@@ -104,6 +118,11 @@ class Job:
         """Hand over an error, unless there is a result."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
+
+
+def searches_in(jobs: Iterable[Job]) -> int:
+    """How many of them somebody waits for."""
+    return sum(not job.is_trial for job in jobs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +182,7 @@ class Decoder(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue."""
+        """Searches in the queue; trials are not counted."""
 
     @property
     def is_broken(self) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import uvicorn
 
 from crsearch.errors import ConfigError, CrsearchError
-from crsearch.serve.child import Child
+from crsearch.serve.child import SWITCH_SECONDS, Child
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.keys import Keys, require_keys_beyond_loopback
 from crsearch.serve.protocol import uvicorn_options
@@ -26,8 +26,6 @@ from crsearch.serve.seen import log_to_stderr
 
 RUN, CONFIG = "CRSEARCH_SERVE_RUN", "CRSEARCH_SERVE_CONFIG"
 """Environment in which worker processes find what to serve."""
-SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the interpreter: the event loop must not wait 5 ms for the thread that decodes."""
 
 
 def serve(run: Path, config: ServeConfig, announce: Callable[[str], None] = lambda url: None) -> None:

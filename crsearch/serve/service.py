@@ -19,12 +19,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from crsearch.errors import CrsearchError, DataError, ModelError
+from crsearch.errors import DataError, ModelError
 from crsearch.records.types import Context, Item, RankedList
 from crsearch.serve.admin import Recent, curves, rung_rows, tree_load
-from crsearch.serve.answers import Facets, Health, ItemFound, Neighbour, Neighbours, Status, VersionRow
-from crsearch.serve.canary import CanaryError, Verdict, Verdicts, judge, trial_contexts
-from crsearch.serve.catalogue import About, Version
+from crsearch.serve.answers import Facets, Health, ItemFound, Neighbour, Neighbours, Status
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contexts import Contexts
 from crsearch.serve.contract import (
@@ -47,6 +45,7 @@ from crsearch.serve.lag import Lag
 from crsearch.serve.loaded import Loaded
 from crsearch.serve.metrics import Metrics
 from crsearch.serve.neighbours import neighbour, neighbours
+from crsearch.serve.present import Present
 from crsearch.serve.problems import Problem
 from crsearch.serve.security import log_broken
 from crsearch.serve.selftest import SelfTests
@@ -59,9 +58,8 @@ STREAM_DEADLINE_MS = 10_000
 """Of streams that name no deadline: their reader has results already."""
 COMPARE_SECONDS = 10.0
 """Longest wait for a system that stands beside; it is asked when the answer is there."""
-FULL = "sid_space_full: no deduplication code is left for an item; train again with more sids.spare_duplicates"
-REFUSED = "add takes ids that are not in the catalogue, replace and remove those that are; see crsearch items list"
-FAILED = "trial searches found nothing in the new version: see the admin page, and look at what was changed"
+RENEW_SECONDS = 0.5
+"""New items may come one after the other: so long after one, BM25 and the like are made anew for all of them."""
 NEVER_MS = 1e9
 """Cost of a rung that is not warm yet."""
 JUDGE = "judge items of an answer of this server, by its request_id"
@@ -92,23 +90,19 @@ class SearchService:
         self.space, self.final, self.results = loaded.space, loaded.final, loaded.results
         self.tokenizer, self.model_key, self.store = loaded.tokenizer, loaded.model_key, loaded.store
         self.contexts = Contexts(self.space.dataset, loaded.settings.context.max_events)
-        self.index = self._index(self.store.load() if writes else self.store.glance())
         self.feedback = FeedbackStore(feedback_file(run)) if writes else None
         self.metrics, self.recent = Metrics(), Recent(is_open=config.log_queries)
         self.self_tests = SelfTests(config.keys)
         self.engine: Decoder = decoder or _in_a_thread(config, loaded)
         self.fallback_ms = {rung: Measured(NEVER_MS if rung is Rung.FUSED else 10.0) for rung in RUNG_SYSTEMS}
-        self.verdicts = Verdicts(self.store.place / "canary.json" if writes else None)
-        self._trials: list[Context] | None = None
-        self._changing = asyncio.Lock()
-        """Held while a version is made or taken into use, so that none is followed by the one before it."""
-        self.is_ready = self.is_draining = False
+        self.present = Present(
+            loaded, self.engine, self.metrics, self.contexts.forgotten, self._in_pool, self._used, writes=writes
+        )
+        self.is_ready = self.is_draining = self._renews = False
         self.failure: BaseException | None = None
         """Why it could not start."""
         self.announce: Callable[[BaseException | None], None] = lambda failure: None
         """Told of the end of the start."""
-        self.last_error = ""
-        """Why the newest catalogue version was refused; "" = it was not."""
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="crsearch-pool")
         self._scribe = ThreadPoolExecutor(1, thread_name_prefix="crsearch-scribe")
         """Writes what was served, behind the answers."""
@@ -145,7 +139,7 @@ class SearchService:
         self._keep(self._guard())
         self._keep(self.lag.watch())
         if self.feedback is not None:
-            self._keep(self._try_present())
+            self._keep(self.present.try_out())
         self._keep(self._warm_behind())
 
     async def _warm_behind(self) -> None:
@@ -192,7 +186,7 @@ class SearchService:
             "draining": self.is_draining,
             "model": "broken" if self.engine.is_broken else "hung" if self.engine.is_hung else "ok",
             "catalogue": self.index.name,
-            "refused_catalogue": bool(self.last_error),
+            "refused_catalogue": bool(self.present.last_error),
         }
 
     def _first(self) -> Asked:
@@ -215,86 +209,28 @@ class SearchService:
             await asyncio.sleep(0.25)
             if self.engine.is_hung:
                 self.engine.revive()
-            try:
-                async with self._changing:
-                    name = await self._in_pool(self.store.current)
-                    if name != self.index.name and not self._has_failed(name):
-                        await self.swap(name)
-            except Exception as e:  # whatever it is, the next look must come
-                self._refused(e)
+            await self.present.look()
 
-    async def swap(self, name: str | None = None) -> None:
-        """Use a version of the catalogue from now on; requests under way keep theirs.
+    def _used(self, index: Index) -> None:
+        """Another version of the catalogue is in use: see to it that the rungs below the model find its new items."""
+        if not self._renews and index.is_stale:
+            self._renews = True
+            self._keep(self._renew())
 
-        Raises:
-            SidError, DataError, RunError: the version is broken or of another run, or trial searches find nothing in
-                it (``CanaryError``); the present one stays.
-        """
+    async def _renew(self) -> None:
+        """Make the systems below the model anew, once for versions that follow one another quickly."""
         try:
-            index = await self._in_pool(lambda: self._index(self.store.load(name), self.index))
-            await self.engine.use(index)
-            if not await self._is_good(index):
-                await self._in_pool(lambda: self.store.rollback(self.index.name))
-                raise self._found_nothing(index.name)
-        except CrsearchError as e:
-            self._refused(e)
-            raise
-        self.index, self.last_error = index, ""
-        self.metrics.swaps.labels("ok").inc()
-        self._keep(self._in_pool(lambda: index.renew(RUNG_SYSTEMS.values())))
+            while self.index.is_stale:
+                await asyncio.sleep(RENEW_SECONDS)
+                index = self.index
+                await self._in_pool(lambda: index.renew(RUNG_SYSTEMS.values()))  # noqa: B023 - awaited here
+        finally:
+            self._renews = False
 
-    def _index(self, version: Version, before: Index | None = None) -> Index:
-        index = self.loaded.index(version, before)
-        index.prepare()
-        return index
-
-    def _refused(self, error: Exception) -> None:
-        if str(error) != self.last_error:
-            self.metrics.swaps.labels("canary" if isinstance(error, CanaryError) else "refused").inc()
-        self.last_error = str(error)
-
-    async def _is_good(self, index: Index) -> bool:
-        """Whether trial searches find something in a version; one that was found good is not tried again.
-
-        While the model is broken nothing is tried: items must be removable then, too.
-        """
-        known = self.verdicts.get(index.name)
-        if self.engine.is_broken or (known is not None and known.is_good and known.model == self.model_key):
-            return True
-        if self._trials is None:
-            self._trials = await self._in_pool(
-                lambda: trial_contexts(self.space.dataset, self.space.settings.context.max_events)
-            )
-        contexts = [c for c in self._trials if c.user_id not in self.contexts.forgotten]
-        verdict = await judge(index, contexts, self.engine.submit, self.model_key)
-        await self._in_pool(lambda: self.verdicts.put(index.name, verdict))
-        return verdict.is_good
-
-    async def _try_present(self) -> None:
-        """Try the version that the server began with, made while none ran; if need be, go back to the one before.
-
-        The first version is the run itself, and there is none before it.
-        """
-        async with self._changing:
-            here = self.index.name
-            before = next((v.parent for v in await self._in_pool(self.store.versions) if v.name == here), None)
-            if before is None or await self._is_good(self.index):
-                return
-            await self.swap(before)
-            await self._in_pool(lambda: self.store.rollback(before))
-            self._refused(self._found_nothing(here))
-
-    def _has_failed(self, name: str) -> bool:
-        verdict = self.verdicts.get(name)
-        return verdict is not None and verdict.model == self.model_key and not verdict.is_good
-
-    def _found_nothing(self, name: str) -> CanaryError:
-        verdict = self.verdicts.get(name)
-        share = "" if verdict is None else f" ({verdict.share:.0%} of {verdict.queries} found live items)"
-        return CanaryError(
-            f"catalogue {name}: trial searches find nothing in it{share}, so it is not used. Look at what was changed; "
-            f"crsearch items versions {self.run} lists the versions"
-        )
+    @property
+    def index(self) -> Index:
+        """All that answers in the version of the catalogue that is in use."""
+        return self.present.index
 
     # -- searching ----------------------------------------------------------------------------------------------------
     def refuse_if_full(self) -> None:
@@ -663,8 +599,6 @@ class SearchService:
         index, recent, engine, state = self.index, self.recent, self.engine, self.engine.state
         total = recent.percentiles("total")
         seen, tokens = state.hits + state.misses, state.reused + state.read
-        versions = self.store.versions()
-        here = next((v for v in versions if v.name == index.name), None)
         return {
             "health": {
                 "ready": self.ready,
@@ -672,16 +606,12 @@ class SearchService:
                 "uptime_s": round(time.monotonic() - recent.began, 1),
                 "checks": [
                     {"name": "model", "ok": not (engine.is_broken or engine.is_hung), "note": self.health()["model"]},
-                    {"name": "catalogue", "ok": not self.last_error, "note": self.last_error},
+                    {"name": "catalogue", "ok": not self.present.last_error, "note": self.present.last_error},
                     {"name": "invalid_sids", "ok": state.invalid == 0, "note": str(state.invalid)},
                 ],
             },
             "about": {"run": self.run.name, "model": f"{self.final} {self.model_key}", "catalogue": index.name},
-            "catalogue": {
-                "current": index.name,
-                "previous": None if here is None else here.parent,
-                "versions": [_version_row(v, index.name, self.verdicts.get(v.name)) for v in reversed(versions)],
-            },
+            "catalogue": self.present.rows(),
             "sids": tree_load(index),
             "rungs": rung_rows(self.results, recent),
             "metrics": {
@@ -714,7 +644,7 @@ class SearchService:
         Raises:
             Problem: there is no such version, or it cannot be used.
         """
-        return await self._changed(lambda: self.store.rollback(name).name)
+        return await self.present.change(lambda: self.store.rollback(name))
 
     async def change_items(self, action: Literal["add", "replace"], items: Sequence[Item]) -> str:
         """Add or replace items; the name of the new version, which is in use when this returns.
@@ -723,7 +653,7 @@ class SearchService:
             Problem: an item is there already, or is not; a bucket of semantic IDs is full.
         """
         change = self.store.add if action == "add" else self.store.replace
-        return await self._changed(lambda: change(items).name)
+        return await self.present.change(lambda: change(items))
 
     async def remove_items(self, item_ids: Sequence[str]) -> str:
         """Remove items; the name of the new version, which is in use when this returns.
@@ -731,20 +661,7 @@ class SearchService:
         Raises:
             Problem: an item is not there.
         """
-        return await self._changed(lambda: self.store.remove(item_ids).name)
-
-    async def _changed(self, change: Callable[[], str]) -> str:
-        async with self._changing:
-            try:
-                name = await self._in_pool(change)
-            except CrsearchError as e:
-                full = "sid_space_full" in str(e)
-                raise Problem("conflict", "the catalogue was not changed", hint=FULL if full else REFUSED) from e
-            try:
-                await self.swap(name)
-            except CanaryError as e:
-                raise Problem("conflict", "the catalogue was not changed", hint=FAILED) from e
-            return name
+        return await self.present.change(lambda: self.store.remove(item_ids))
 
     # -- privacy ------------------------------------------------------------------------------------------------------
     async def forget(self, user_id: str) -> int:
@@ -779,18 +696,6 @@ def _in_a_thread(config: ServeConfig, loaded: Loaded) -> Decoder:
 def _is_short(request: SearchRequest) -> bool:
     """Whether reading its context takes little: what is stored is short, what a caller brings may not be."""
     return request.history is None and request.profile is None and request.filters == NO_FILTERS
-
-
-def _version_row(about: About, current: str, verdict: Verdict | None) -> VersionRow:
-    """A catalogue version as the admin page shows it."""
-    is_refused = bool(about.problem) or (verdict is not None and not verdict.is_good)
-    return {
-        "name": about.name, "made": about.when, "items": about.items, "added": about.added + about.revived,
-        "removed": about.removed, "replaced": about.replaced, "drift": about.drift, "notes": list(about.notes),
-        "canary": None if verdict is None else verdict.share,
-        "canary_ms": None if verdict is None else verdict.ms,
-        "state": "current" if about.name == current else "refused" if is_refused else "kept",
-    }  # fmt: skip
 
 
 def new_id() -> str:

@@ -1,15 +1,20 @@
 """A new version of the catalogue is tried before it is used, and not used where trial searches find nothing."""
 
 import asyncio
+import math
 import time
+from dataclasses import replace
 
 import pytest
 
-from crsearch.records.types import Item
+from crsearch.records.types import Context, Item
 from crsearch.serve.canary import LEAST, QUERIES, Verdict, Verdicts, trial_contexts
 from crsearch.serve.catalogue import CatalogueStore
-from crsearch.serve.contract import SearchRequest
+from crsearch.serve.contract import Rung, SearchRequest
+from crsearch.serve.index import RUNG_SYSTEMS, Index
+from crsearch.serve.jobs import TRIAL_SECONDS, Job
 from crsearch.serve.problems import Problem
+from crsearch.serve.service import NEVER_MS
 
 NEW = Item(item_id="new", title="phone case glow", category=("phone",), price=3.0)
 
@@ -92,8 +97,8 @@ def test_a_start_on_a_version_in_which_nothing_is_found_goes_back_one(serving, r
         first = service.index.name
         broken_for(service, "v000002")  # the trial of the start is still to come
         await until(lambda: service.index.name == "v000001")
-        await until(lambda: service.last_error != "")
-        return first, service.last_error, service.store.current()
+        await until(lambda: service.present.last_error != "")
+        return first, service.present.last_error, service.store.current()
 
     first, error, current = serving(work)
     assert (first, current) == ("v000002", "v000001") and "v000002" in error
@@ -115,7 +120,7 @@ def test_searches_are_answered_while_a_version_is_tried(serving):
 def test_items_can_be_removed_while_the_model_is_broken(serving):
     async def work(service):
         service.engine.failures = 3
-        return await service.remove_items(["i00003"]), service.verdicts.get("v000002")
+        return await service.remove_items(["i00003"]), service.present.verdicts.get("v000002")
 
     assert serving(work) == ("v000002", None)
 
@@ -138,3 +143,65 @@ def test_a_verdict_that_cannot_be_read_is_none(tmp_path):
         file.write_text(text)
         assert Verdicts(file).get("v000002") is None
     assert not Verdict(share=LEAST - 1e-9, queries=32, ms=1.0, model="m").is_good
+
+
+def test_a_trial_lets_searches_pass_for_a_while_and_is_no_search_that_waits(serving):
+    async def work(service):
+        engine, index = service.engine, service.index
+        now = time.monotonic()
+        trial, search = (
+            Job(index=index, trunk=(1, 2), mode="fast", deadline=now + 9 * is_trial + 1, is_trial=is_trial)
+            for is_trial in (True, False)
+        )
+        engine._waiting = [trial, search]
+        return engine.waiting, trial.due(now), trial.due(trial.came + TRIAL_SECONDS) < search.due(now)
+
+    assert serving(work) == (1, math.inf, True)
+
+
+def test_trials_are_decoded_alone_after_the_searches_that_wait(serving):
+    async def work(service):
+        engine, batches = service.engine, []
+        whole = engine._decode
+
+        def decode(jobs, todo):
+            batches.append([job.is_trial for job in jobs])
+            return whole(jobs, todo)
+
+        engine._decode = decode
+        trunk = service.index.prompts.trunk(trial_contexts(service.space.dataset, 10)[0]).ids
+        late = time.monotonic() + 60
+        jobs = [
+            Job(index=service.index, trunk=trunk, mode="fast", deadline=late, is_trial=is_trial, came=late)
+            for is_trial in (True, True, False, False)
+        ]  # all came "later", so that no trial is overdue
+        with engine._lock:  # all at once
+            engine._waiting += jobs
+            engine._lock.notify()
+        return batches, [await asyncio.to_thread(job.future.result, 30) for job in jobs]
+
+    batches, outcomes = serving(work)
+    assert batches == [[False, False], [True], [True]]
+    assert all(len(outcome.rows) == 10 for outcome in outcomes)
+
+
+def test_new_items_are_found_below_the_model_even_if_a_removal_follows_at_once(serving, monkeypatch):
+    monkeypatch.setattr("crsearch.serve.service.RENEW_SECONDS", 3.0)
+    made, built = Index._built, []
+
+    def counted(index, name):
+        built.append((index.name, name))
+        return made(index, name)
+
+    async def work(service):
+        await until(lambda: service.fallback_ms[Rung.FUSED](1) < NEVER_MS)  # all is warm
+        monkeypatch.setattr(Index, "_built", counted)
+        for n in range(2):
+            await service.change_items("add", [replace(NEW, item_id=f"new{n}", title=f"glowing zebra {n}")])
+        await service.remove_items(["i00003"])  # the items are the same: only fewer can be found
+        await until(lambda: not service.index.is_stale)
+        context = Context(search_id="s", user_id="", query="glowing zebra")
+        return service.lexical(service.index, context, Rung.LEXICAL, 2, None).item_ids
+
+    assert set(serving(work)) == {"new0", "new1"}
+    assert sorted(built) == sorted(("v000004", name) for name in RUNG_SYSTEMS.values())  # once for all three

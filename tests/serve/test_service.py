@@ -356,7 +356,7 @@ def test_the_catalogue_is_looked_at_again_after_a_look_that_broke(serving):
             await asyncio.sleep(0.05)
             if service.index.name == "v000002":
                 break
-        return broke, service.index.name, service.last_error
+        return broke, service.index.name, service.present.last_error
 
     assert serving(work) == ([True], "v000002", "")
 

@@ -1,0 +1,197 @@
+"""The version of the catalogue that searches are answered from, and how another takes its place.
+
+A version is read, tried by the model (``canary``) and then used from one moment on; requests under way keep theirs. One
+in which trial searches find nothing is refused, and the pointer on disk goes back.
+
+Source: details: this project (docs/howto/catalogue.md).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from crsearch.errors import CrsearchError
+from crsearch.records.types import Context
+from crsearch.serve.answers import VersionRow, Versions
+from crsearch.serve.canary import CanaryError, Verdict, Verdicts, judge, trial_contexts
+from crsearch.serve.catalogue import About, Version
+from crsearch.serve.index import Index
+from crsearch.serve.jobs import Decoder
+from crsearch.serve.loaded import Loaded
+from crsearch.serve.metrics import Metrics
+from crsearch.serve.problems import Problem
+
+FULL = "sid_space_full: no deduplication code is left for an item; train again with more sids.spare_duplicates"
+REFUSED = "add takes ids that are not in the catalogue, replace and remove those that are; see crsearch items list"
+FAILED = "trial searches found nothing in the new version: see the admin page, and look at what was changed"
+
+
+Pool = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Does work that would block the event loop beside it."""
+
+
+class Present:
+    """The version in use.
+
+    Args:
+        loaded: the run.
+        engine: that tries a version.
+        metrics: where swaps are counted.
+        forgotten: users who are strangers, and no trial either.
+        in_pool: where files are read.
+        used: told of an index when it has come into use.
+        writes: versions and verdicts are kept below ``RUN/serving``; else nothing is written.
+
+    Raises:
+        RunError, SidError, DataError: the version on disk cannot be used.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        engine: Decoder,
+        metrics: Metrics,
+        forgotten: Collection[str],
+        in_pool: Pool,
+        used: Callable[[Index], None],
+        *,
+        writes: bool,
+    ) -> None:
+        self._loaded, self._engine, self._metrics = loaded, engine, metrics
+        self._forgotten, self._in_pool, self._used = forgotten, in_pool, used
+        self.store = loaded.store
+        self.index = self._read(self.store.load() if writes else self.store.glance())
+        self.verdicts = Verdicts(self.store.place / "canary.json" if writes else None)
+        self.last_error = ""
+        """Why the newest version was refused; "" = it was not."""
+        self._trials: list[Context] | None = None
+        self._changing = asyncio.Lock()
+        """Held while a version is made or taken into use, so that none is followed by the one before it."""
+
+    def _read(self, version: Version, before: Index | None = None) -> Index:
+        index = self._loaded.index(version, before)
+        index.prepare()
+        return index
+
+    # -- another version ----------------------------------------------------------------------------------------------
+    async def look(self) -> None:
+        """Take a version into use that another process has made; where that fails, ``last_error`` says why."""
+        try:
+            async with self._changing:
+                name = await self._in_pool(self.store.current)
+                if name != self.index.name and not self._has_failed(name):
+                    await self._swap(name)
+        except Exception as e:  # whatever it is, the next look must come
+            self._refused(e)
+
+    async def change(self, change: Callable[[], Version]) -> str:
+        """Make a version, or choose one, and use it from now on; its name.
+
+        Args:
+            change: makes it; in the pool.
+
+        Raises:
+            Problem: it cannot be made or used; the present one stays.
+        """
+        async with self._changing:
+            try:
+                name = (await self._in_pool(change)).name
+            except CrsearchError as e:
+                full = "sid_space_full" in str(e)
+                raise Problem("conflict", "the catalogue was not changed", hint=FULL if full else REFUSED) from e
+            try:
+                await self._swap(name)
+            except CanaryError as e:
+                raise Problem("conflict", "the catalogue was not changed", hint=FAILED) from e
+            return name
+
+    async def try_out(self) -> None:
+        """Try the version that the server began with, made while none ran; if need be, go back to the one before.
+
+        The first version is the run itself, and there is none before it.
+        """
+        async with self._changing:
+            here = self.index.name
+            before = next((v.parent for v in await self._in_pool(self.store.versions) if v.name == here), None)
+            if before is None or await self._is_good(self.index):
+                return
+            await self._swap(before)
+            await self._in_pool(lambda: self.store.rollback(before))
+            self._refused(self._found_nothing(here))
+
+    async def _swap(self, name: str) -> None:
+        """Use a version from now on.
+
+        Raises:
+            SidError, DataError, RunError: it is broken or of another run, or trial searches find nothing in it
+                (``CanaryError``); the present one stays.
+        """
+        try:
+            index = await self._in_pool(lambda: self._read(self.store.load(name), self.index))
+            await self._engine.use(index)
+            if not await self._is_good(index):
+                await self._in_pool(lambda: self.store.rollback(self.index.name))
+                raise self._found_nothing(index.name)
+        except CrsearchError as e:
+            self._refused(e)
+            raise
+        self.index, self.last_error = index, ""
+        self._metrics.swaps.labels("ok").inc()
+        self._used(index)
+
+    def _refused(self, error: Exception) -> None:
+        if str(error) != self.last_error:
+            self._metrics.swaps.labels("canary" if isinstance(error, CanaryError) else "refused").inc()
+        self.last_error = str(error)
+
+    # -- trials -------------------------------------------------------------------------------------------------------
+    async def _is_good(self, index: Index) -> bool:
+        """Whether trial searches find something in a version; one that was found good is not tried again.
+
+        While the model is broken nothing is tried: items must be removable then, too.
+        """
+        known, model = self.verdicts.get(index.name), self._loaded.model_key
+        if self._engine.is_broken or (known is not None and known.is_good and known.model == model):
+            return True
+        if self._trials is None:
+            settings, space = self._loaded.settings, self._loaded.space
+            self._trials = await self._in_pool(lambda: trial_contexts(space.dataset, settings.context.max_events))
+        contexts = [c for c in self._trials if c.user_id not in self._forgotten]
+        verdict = await judge(index, contexts, self._engine.submit, model)
+        await self._in_pool(lambda: self.verdicts.put(index.name, verdict))
+        return verdict.is_good
+
+    def _has_failed(self, name: str) -> bool:
+        verdict = self.verdicts.get(name)
+        return verdict is not None and verdict.model == self._loaded.model_key and not verdict.is_good
+
+    def _found_nothing(self, name: str) -> CanaryError:
+        verdict = self.verdicts.get(name)
+        share = "" if verdict is None else f" ({verdict.share:.0%} of {verdict.queries} found live items)"
+        return CanaryError(
+            f"catalogue {name}: trial searches find nothing in it{share}, so it is not used. Look at what was changed; "
+            f"crsearch items versions {self.store.run} lists the versions"
+        )
+
+    # -- looking around -----------------------------------------------------------------------------------------------
+    def rows(self) -> Versions:
+        """All versions as the admin page shows them, newest first, and which is in use; reads the disk."""
+        versions, current = self.store.versions(), self.index.name
+        here = next((v for v in versions if v.name == current), None)
+        return {
+            "current": current,
+            "previous": None if here is None else here.parent,
+            "versions": [_row(v, current, self.verdicts.get(v.name)) for v in reversed(versions)],
+        }
+
+
+def _row(about: About, current: str, verdict: Verdict | None) -> VersionRow:
+    """A version as the admin page shows it."""
+    is_refused = bool(about.problem) or (verdict is not None and not verdict.is_good)
+    return {
+        "name": about.name, "made": about.when, "items": about.items, "added": about.added + about.revived,
+        "removed": about.removed, "replaced": about.replaced, "drift": about.drift, "notes": list(about.notes),
+        "canary": None if verdict is None else verdict.share,
+        "canary_ms": None if verdict is None else verdict.ms,
+        "state": "current" if about.name == current else "refused" if is_refused else "kept",
+    }  # fmt: skip
