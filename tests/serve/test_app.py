@@ -255,7 +255,7 @@ def test_a_full_queue_refuses_who_may_search_before_the_body_is_looked_at(callin
     monkeypatch.setenv("CRSEARCH_METRICS_KEY", "m" * 24)
 
     async def work(client, service):
-        monkeypatch.setattr("crsearch.serve.app.parse_json", None)  # whoever looks at the body breaks
+        monkeypatch.setattr("crsearch.serve.routes.parse_json", None)  # whoever looks at the body breaks
         monkeypatch.setattr(Engine, "waiting", property(lambda engine: 64))
         own = {"authorization": "Bearer " + "s" * 24, "content-type": "application/json"}
         return [
