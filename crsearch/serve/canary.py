@@ -24,7 +24,7 @@ QUERIES = 8
 """Trial searches."""
 LEAST = 0.99
 """Share of them that must find something."""
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.1
 """Between two of them: one after the other they would slow every search down while a version is tried."""
 WIDTH = 10
 SECONDS = 10.0

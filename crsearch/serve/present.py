@@ -1,7 +1,8 @@
 """The version of the catalogue that searches are answered from, and how another takes its place.
 
 A version is read, tried by the model (``canary``) and then used from one moment on; requests under way keep theirs. One
-in which trial searches find nothing is refused, and the pointer on disk goes back.
+in which trial searches find nothing is refused, and the pointer on disk goes back. One that only removes items needs no
+trial.
 
 Source: details: this project (docs/howto/catalogue.md).
 """
@@ -127,9 +128,10 @@ class Present:
                 (``CanaryError``); the present one stays.
         """
         try:
-            index = await self._in_pool(lambda: self._read(self.store.load(name), self.index))
+            version = await self._in_pool(lambda: self.store.load(name))
+            index = await self._in_pool(lambda: self._read(version, self.index))
             await self._engine.use(index)
-            if not await self._is_good(index):
+            if not (_only_removes(version, self.index.name) or await self._is_good(index)):
                 await self._in_pool(lambda: self.store.rollback(self.index.name))
                 raise self._found_nothing(index.name)
         except CrsearchError as e:
@@ -183,6 +185,11 @@ class Present:
             "previous": None if here is None else here.parent,
             "versions": [_row(v, current, self.verdicts.get(v.name)) for v in reversed(versions)],
         }
+
+
+def _only_removes(version: Version, present: str) -> bool:
+    """What can be found in it could be found in the version in use: there is nothing to try, and it should be gone."""
+    return version.about.action == "remove" and version.about.parent == present
 
 
 def _row(about: About, current: str, verdict: Verdict | None) -> VersionRow:

@@ -125,6 +125,15 @@ def test_items_can_be_removed_while_the_model_is_broken(serving):
     assert serving(work) == ("v000002", None)
 
 
+def test_items_that_are_removed_are_gone_at_once_without_a_trial(serving):
+    async def work(service):
+        tries = broken_for(service, "v000002")
+        name = await service.remove_items(["i00003"])
+        return name, tries, await service.item("i00003"), rows(await service.admin())[name]["canary"]
+
+    assert serving(work) == ("v000002", [], None, None)
+
+
 def test_trial_searches_are_of_validation_users(serving):
     async def work(service):
         return trial_contexts(service.space.dataset, 10), service.space.dataset
