@@ -1,7 +1,7 @@
 """Records of a shop with as many items as are asked for, to serve and measure; nothing can be learned from them.
 
     python benchmarks/large_catalogue.py data/large --items 100000
-    crsearch run --set preset=smoke --set data=data/large --set ... --out runs/large    (docs/promises.md)
+    crsearch run --set preset=beauty --set 'data="data/large"' ... --out runs/large    (whole in docs/promises.md)
     crsearch bench serve runs/large
 
 Titles are made of syllables: a brand, three qualities, a kind of product and a size. A user names a kind of product,
@@ -36,7 +36,7 @@ def words(n: int, syllables: int, prefix: str = "") -> list[str]:
 
 
 def catalogue(items: int, rng: np.random.Generator) -> list[Item]:
-    """Items with a brand, a path of two categories, a price and a title that no other has."""
+    """Items with a brand, a path of two categories, a price and a title that hardly any other has."""
     brands, qualities, kinds = words(2_000, 4, "B"), words(400, 3), words(600, 3, "k")
     made = []
     for n in range(items):
@@ -82,6 +82,8 @@ def main() -> None:
     ask.add_argument("--users", type=int, default=20_000)
     ask.add_argument("--seed", type=int, default=0)
     args = ask.parse_args()
+    if args.items < 1 or args.users < 1:
+        ask.error("--items and --users: at least 1")
     rng = np.random.default_rng(args.seed)
     items = Catalogue(catalogue(args.items, rng))
     log = tuple(searches(items, args.users, rng))

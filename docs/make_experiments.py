@@ -16,6 +16,8 @@ from typing import Any
 from blocks import replace_block
 from make_results import METRICS, cells, interval, means
 
+from crsearch.cli.experiments import cpu_seconds
+
 PAGE = Path(__file__).parent / "results.md"
 Found = Mapping[str, Any]
 
@@ -130,11 +132,6 @@ def compared(comparisons: Sequence[Found]) -> Iterator[str]:
     yield cells(["---"] * (1 + len(wanted)))
     for name, differences in pairs.items():
         yield cells([name, *(differences[metric] for metric in wanted)])
-
-
-def cpu_seconds(facts: Found, stage: str) -> float:
-    """Of a stage and of choosing its examples."""
-    return sum((s for name, s in facts["cpu_seconds"].items() if name.split(".")[0] == stage), 0.0)
 
 
 def in_time(stages: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from crsearch.bench.figures import Figure, percentile
 from crsearch.bench.load import Client, Reply, Served, closed_loop, open_loop, serving
 from crsearch.errors import RunError
+from crsearch.pipeline.finished import finished
 
 DEADLINE = 500
 """Of the overload, in ms."""
@@ -30,6 +31,7 @@ def bench_serve(run: Path, *, seconds: float = 60.0, requests: int = 300) -> lis
     Raises:
         RunError: no finished run, or the server does not start.
     """
+    finished(run)  # the server would only say that it did not start
     return asyncio.run(_bench(run, seconds, requests))
 
 

@@ -18,6 +18,7 @@ from crsearch.bench.figures import Figure, percentile
 from crsearch.bench.load import Client, Reply, Served, children, closed_loop, open_loop, serving
 from crsearch.bench.serve import queries, sent
 from crsearch.errors import RunError
+from crsearch.pipeline.finished import finished
 
 NEW_ITEM = "crsearch-verify-new"
 IN_FLIGHT = 20
@@ -41,6 +42,7 @@ def verify(
     Raises:
         RunError: no finished run, or the server does not start.
     """
+    finished(run)  # before anything is copied
     with tempfile.TemporaryDirectory(prefix="crsearch-verify-") as folder:
         copy = Path(folder) / "run"
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("serving", "report"))

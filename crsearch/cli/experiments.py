@@ -115,7 +115,7 @@ def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
     out = out or stdout()
     for start, result in found.items():
         rows = [
-            ((arm, stage, f"{_cpu_seconds(facts, stage):.0f}"), metrics)
+            ((arm, stage, f"{cpu_seconds(facts, stage):.0f}"), metrics)
             for arm, facts in result["arms"].items()
             for stage, metrics in facts["stages"].items()
         ]
@@ -134,7 +134,7 @@ def show_loops(found: Mapping[str, Any], out: Console | None = None) -> None:
         out.print()
 
 
-def _cpu_seconds(facts: Mapping[str, Any], stage: str) -> float:
+def cpu_seconds(facts: Mapping[str, Any], stage: str) -> float:
     """Of a stage and of choosing its examples."""
     return sum((s for name, s in facts["cpu_seconds"].items() if name.split(".")[0] == stage), 0.0)
 

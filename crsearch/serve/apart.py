@@ -79,7 +79,7 @@ class Apart:
         if not self._is_up:
             _lost(job)
             return True
-        if len(self._jobs) >= self._config.queue + self._config.batch:
+        if searches_in(self._jobs.values()) >= self._config.queue + self._config.batch:
             return False
         n = next(self._numbers)
         self._jobs[n] = job

@@ -579,8 +579,8 @@ def checked_name(name: str) -> str:
 def _refuse(item_ids: Sequence[str], what: str, instead: str) -> None:
     if item_ids:
         shown = ", ".join(map(repr, item_ids[:5])) + (f" and {len(item_ids) - 5:,} more" if item_ids[5:] else "")
-        verb = "is" if len(item_ids) == 1 else "are"
-        raise DataError(f"{shown} {verb} {what}, so nothing was changed. Leave out, or see crsearch {instead}")
+        verb, them = ("is", "it") if len(item_ids) == 1 else ("are", "them")
+        raise DataError(f"{shown} {verb} {what}, so nothing was changed. Leave {them} out, or see crsearch {instead}")
 
 
 def _refuse_repeats(items: Sequence[Item]) -> None:

@@ -189,7 +189,7 @@ class Engine:
     def submit(self, job: Job) -> bool:
         """Queue a job; False = the queue is full. Its future has an ``Outcome``, or the list of a system."""
         with self._lock:
-            if len(self._waiting) >= self.queue:
+            if self.waiting >= self.queue:
                 return False
             self._waiting.append(job)
             self._lock.notify()

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -222,8 +223,7 @@ class SearchService:
         try:
             while self.index.is_stale:
                 await asyncio.sleep(RENEW_SECONDS)
-                index = self.index
-                await self._in_pool(lambda: index.renew(RUNG_SYSTEMS.values()))  # noqa: B023 - awaited here
+                await self._in_pool(partial(self.index.renew, RUNG_SYSTEMS.values()))
         finally:
             self._renews = False
 
@@ -496,7 +496,7 @@ class SearchService:
         """The best rung below the model that finds something."""
         k = asked.request.top_k
         for below in (r for r in RUNG_SYSTEMS if r >= rung):
-            found = await self._in_pool(lambda b=below: self.lexical(asked.index, asked.context, b, k, asked.allowed))  # type: ignore[misc]
+            found = await self._in_pool(partial(self.lexical, asked.index, asked.context, below, k, asked.allowed))
             if found.item_ids or below is Rung.POPULAR:
                 return await self._envelope(asked, outcome, below, found)
         raise AssertionError("the last rung answers always")

@@ -11,6 +11,7 @@ from crsearch.bench.figures import Figure
 from crsearch.bench.load import Client, closed_loop, open_loop
 from crsearch.bench.serve import bench_serve
 from crsearch.bench.verify import verify
+from crsearch.errors import RunError
 
 
 def figure(value: float, floor: float | None, better: str = "lower") -> Figure:
@@ -134,6 +135,12 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench") / "run"
     run_tiny(out)
     return out
+
+
+@pytest.mark.parametrize("measure", [bench_serve, verify])
+def test_a_folder_that_is_no_run_is_told_before_anything_starts(measure, tmp_path):
+    with pytest.raises(RunError, match="no such run directory"):
+        measure(tmp_path / "nothing")
 
 
 @pytest.mark.slow
