@@ -218,10 +218,16 @@ def judge(case: Case, reply: Reply | None) -> Iterator[str]:
         yield "no x-request-id"
     if reply.headers.get("x-content-type-options") != "nosniff":
         yield "no X-Content-Type-Options: nosniff"
-    if reply.status >= 400 and not (case.path.startswith(PAGES) and _kind(reply) == "text/html"):
+    if reply.status >= 400 and not _is_no_error(case, reply):
         yield from _wrong_error(case, reply)
     else:
         yield from _wrong_answer(case, reply)
+
+
+def _is_no_error(case: Case, reply: Reply) -> bool:
+    """A page for people, or a server that says that it is not ready: neither has the shape of errors."""
+    page = case.path.startswith(PAGES) and _kind(reply) == "text/html"
+    return page or (case.path == "/readyz" and reply.status == 503)
 
 
 def _wrong_error(case: Case, reply: Reply) -> Iterator[str]:

@@ -5,6 +5,7 @@ import contextlib
 import html
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -210,7 +211,7 @@ async def listening(app: Any, config: ServeConfig = SETTINGS, **options: Any) ->
 
 @contextlib.contextmanager
 def served(app: Any, config: ServeConfig = QUICK, **options: Any) -> Iterator[str]:
-    """The address of a server in a thread."""
+    """The address of a server in a thread; with its lifespan ``on`` it is ready, too."""
     started, stop, at = threading.Event(), list[Any](), list[str]()
 
     async def go() -> None:
@@ -224,10 +225,19 @@ def served(app: Any, config: ServeConfig = QUICK, **options: Any) -> Iterator[st
     thread.start()
     assert started.wait(10)
     try:
+        if options.get("lifespan") == "on":
+            _wait_until_ready(at[0])
         yield at[0]
     finally:
         stop[0][0].call_soon_threadsafe(stop[0][1].set)
         thread.join()
+
+
+def _wait_until_ready(address: str) -> None:
+    until = time.monotonic() + 60
+    while httpx2.get(f"{address}/readyz").status_code != 200:
+        assert time.monotonic() < until, "not ready"
+        time.sleep(0.02)
 
 
 async def raw(port: int, *parts: bytes, wait: float = 0.0, within: float = 5.0) -> bytes:

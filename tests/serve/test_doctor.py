@@ -92,6 +92,9 @@ def test_right_answers_are_right():
     assert judged(200, {}) == judged(422, error()) == judged(422, error(field="top_k")) == []
     assert judged(422, b"", Case(id="X", about="", method="HEAD", expected=CASE.expected)) == []
     assert judged(422, b"<p>no", Case(id="X", about="", path="/?q=x", expected=CASE.expected), **PAGE) == []
+    waits = Case(id="X", about="", path="/readyz", expected=Expected(statuses=frozenset({200, 503})))
+    assert judged(503, {"status": "not ready"}, waits) == []
+    assert judged(503, b"{NaN", waits) == ["an answer that is no JSON"]
 
 
 @pytest.mark.parametrize(
