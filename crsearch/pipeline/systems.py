@@ -10,7 +10,7 @@ from crsearch.config import DsiConfig, Settings
 from crsearch.encoders.words import SPLITS
 from crsearch.pipeline.workspace import Workspace, device, folder_digest
 from crsearch.records.types import Example, Searcher
-from crsearch.searchers.dense import DENSE, availability, dense_searcher, encoder_config
+from crsearch.searchers.dense import DENSE, availability, dense_encoder, dense_searcher, encoder_config
 
 if TYPE_CHECKING:
     from crsearch.searchers.crs import CrsSearcher, Mode
@@ -183,8 +183,8 @@ def _tiger(space: Workspace, name: str, stage: str) -> Searcher:
 def _bm25(space: Workspace, name: str, stage: str) -> Searcher:
     from crsearch.searchers.bm25 import Bm25Searcher
 
-    config = space.settings.lexical
-    return Bm25Searcher(space.dataset.catalogue, config.k1, config.b, split=SPLITS[config.split])
+    config, catalogue = space.settings.lexical, space.dataset.catalogue
+    return space.shared(name, lambda: Bm25Searcher(catalogue, config.k1, config.b, split=SPLITS[config.split]))
 
 
 def _tuned_bm25(space: Workspace, name: str, stage: str) -> Searcher:
@@ -210,9 +210,17 @@ def _tfidf(space: Workspace, name: str, stage: str) -> Searcher:
 
 
 def _dense(space: Workspace, name: str, stage: str) -> Searcher:
-    built_in = encoder_config(name, space.settings).name == "lsa"  # it needs neither a device nor torch
-    where = "cpu" if built_in else str(device(space.settings))
-    return dense_searcher(name, space.settings, space.dataset.catalogue, where)
+    """Items that came after the training are read by the encoder of the run, as for their semantic IDs."""
+    settings, origin = space.settings, space.origin
+    config = encoder_config(name, settings)
+    where = (
+        "cpu" if config.name == "lsa" else str(device(settings))
+    )  # the built-in one needs neither a device nor torch
+    encoder = origin.shared(
+        f"encoder {config.model_dump_json()}",
+        lambda: dense_encoder(name, settings, origin.dataset.catalogue, where),
+    )
+    return space.shared(name, lambda: dense_searcher(name, settings, space.dataset.catalogue, encoder))
 
 
 def _dense_depends(name: str, settings: Settings) -> object:

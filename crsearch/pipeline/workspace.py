@@ -3,9 +3,9 @@
 import dataclasses
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crsearch import __version__
 from crsearch.config import Settings, to_toml
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from crsearch.train.examples import TreeBuilder
+
+T = TypeVar("T")
 
 
 class Workspace:
@@ -69,6 +71,21 @@ class Workspace:
         self._builder: TreeBuilder | None = None
         self._loaded: tuple[str, bool] | None = None
         """Stage of the model in hand, and whether it can do more than decode."""
+        self.origin: Workspace = self
+        """The run with the items it was trained with, whatever came after them."""
+        self._shared: dict[str, Any] = {}
+
+    def shared(self, name: str, make: "Callable[[], T]") -> "T":
+        """What several systems of the run need, made when the first of them asks for it.
+
+        Args:
+            name: of the thing.
+            make: makes it.
+        """
+        if name not in self._shared:
+            self._shared[name] = make()
+        found: T = self._shared[name]
+        return found
 
     def with_catalogue(self, catalogue: Catalogue, sids: SidBook) -> "Workspace":
         """The same run with more items than it was trained with; users, searches and models stay.
@@ -80,7 +97,7 @@ class Workspace:
         other = Workspace(self.run, self.settings, self.progress, self.records, only_decodes=self.only_decodes)
         same = catalogue == self.dataset.catalogue
         other._dataset = self.dataset if same else dataclasses.replace(self.dataset, catalogue=catalogue)
-        other._sids = sids
+        other._sids, other.origin = sids, self.origin
         return other
 
     def path(self, *parts: str) -> Path:

@@ -181,13 +181,13 @@ def availability(name: str, settings: Settings) -> str | None:
     return f"{missing} ({mend})"
 
 
-def dense_searcher(name: str, settings: Settings, catalogue: Sequence[Item], device: str = "cpu") -> DenseSearcher:
-    """A dense system by name, its items encoded.
+def dense_encoder(name: str, settings: Settings, catalogue: Sequence[Item], device: str = "cpu") -> Encoder:
+    """The encoder of a dense system by name.
 
     Args:
         name: one of ``DENSE``.
         settings: sections ``encoder`` and ``dense``, and the seed of an encoder that learns.
-        catalogue: items in row order.
+        catalogue: items that an encoder learns from.
         device: torch device of the encoder.
 
     Raises:
@@ -199,6 +199,24 @@ def dense_searcher(name: str, settings: Settings, catalogue: Sequence[Item], dev
     missing = availability(name, settings)
     if missing is not None:
         raise ModelError(f"{name}: {missing}")
-    encoder = build_encoder(config, [item_text(item) for item in catalogue], settings.seed, device)
+    return build_encoder(config, [item_text(item) for item in catalogue], settings.seed, device)
+
+
+def dense_searcher(
+    name: str, settings: Settings, catalogue: Sequence[Item], encoder: Encoder | None = None
+) -> DenseSearcher:
+    """A dense system by name, its items encoded.
+
+    Args:
+        name: one of ``DENSE``.
+        settings: as for ``dense_encoder``.
+        catalogue: items in row order.
+        encoder: of the system; none = it is made here, and learns from these items.
+
+    Raises:
+        ConfigError, ModelError, DataError: see ``dense_encoder``.
+    """
+    if encoder is None:
+        encoder = dense_encoder(name, settings, catalogue)
     history = settings.dense.history if name.endswith(WITH_HISTORY) else 0
     return DenseSearcher(encoder, catalogue, name=name, history=history)

@@ -3,11 +3,14 @@
 import asyncio
 import math
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from crsearch.encoders import LsaEncoder
 from crsearch.records.types import Context, Item
+from crsearch.searchers.bm25 import Bm25Searcher
 from crsearch.serve.canary import LEAST, QUERIES, Verdict, Verdicts, trial_contexts
 from crsearch.serve.catalogue import CatalogueStore
 from crsearch.serve.contract import Rung, SearchRequest
@@ -214,3 +217,32 @@ def test_new_items_are_found_below_the_model_even_if_a_removal_follows_at_once(s
 
     assert set(serving(work)) == {"new0", "new1"}
     assert sorted(built) == sorted(("v000004", name) for name in RUNG_SYSTEMS.values())  # once for all three
+
+
+def test_after_new_items_bm25_is_made_once_and_no_encoder_is_fitted(serving, monkeypatch):
+    made = Counter()
+
+    def counted(owner, name, what):
+        whole = getattr(owner, name)
+
+        def work(*args, **options):
+            made[what] += 1
+            return whole(*args, **options)
+
+        monkeypatch.setattr(owner, name, work)
+
+    async def work(service):
+        await until(lambda: service.fallback_ms[Rung.FUSED](1) < NEVER_MS)  # all is warm
+        await service._in_pool(service.store.warm)
+        counted(Bm25Searcher, "__init__", "bm25")
+        counted(LsaEncoder, "fit", "encoder")
+        await service.change_items("add", [replace(NEW, item_id="new0", title="phone glowing zebra")])
+        await until(lambda: not service.index.is_stale)
+        index, context = service.index, Context(search_id="s", user_id="", query="glowing zebra")
+        words = index.searcher("dense").search([replace(context, query="phone")], 50)[0].item_ids
+        return service.lexical(index, context, Rung.FUSED, 1, None).item_ids, words
+
+    fused, words = serving(work)
+    assert fused == ("new0",), "of new words BM25 alone knows, and the fused list has them"
+    assert "new0" in words, "what the encoder knows of a new item is enough to find it"
+    assert made == {"bm25": 1}
