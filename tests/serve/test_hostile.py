@@ -5,6 +5,8 @@ import contextlib
 import json
 import logging
 import re
+import threading
+import time
 from collections.abc import Iterator
 
 import httpx2
@@ -109,15 +111,23 @@ def think(app):
 
 def test_decoding_ends_when_the_reader_of_a_stream_leaves(trained):
     async def work(app):
-        service = app.state.service
-        await sender(app, leave_after=b"event: first")(think(app))
-        for _ in range(100):
-            if service.metrics.value("client_closed") and not service.engine.waiting:
-                break
-            await asyncio.sleep(0.01)
-        return service.metrics.value("client_closed"), (await sender(app)(GOOD)).status
+        service, has_left = app.state.service, threading.Event()
+        whole = service.engine._decode
 
-    assert in_process(trained, work) == (1.0, 200)
+        def decode(jobs, todo):
+            if any(job.mode == "think" for job in jobs):
+                has_left.wait(30)
+            return whole(jobs, todo)
+
+        service.engine._decode = decode
+        await sender(app, leave_after=b"event: first")(think(app))
+        has_left.set()
+        late = time.monotonic() + 30
+        while service.engine.waiting and time.monotonic() < late:
+            await asyncio.sleep(0.01)
+        return service.metrics.value("client_closed"), service.engine.waiting, (await sender(app)(GOOD)).status
+
+    assert in_process(trained, work, ServeConfig(deadline_ms=10_000)) == (1.0, 0, 200)
 
 
 def test_what_breaks_in_a_stream_ends_it_with_an_event(trained, caplog, monkeypatch):

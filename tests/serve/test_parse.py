@@ -199,10 +199,10 @@ def test_a_refusal_of_a_field_is_short_and_repeats_nothing(fields):
 
 
 def test_a_list_of_many_wrong_values_is_refused_fast():
-    begin = time.perf_counter()
+    begin = time.thread_time()
     problem(systems=[1] * 60_000)
     problem(history=[{"query": 1, "clicked": [1] * 30_000}] * 2)
-    assert time.perf_counter() - begin < 0.5
+    assert time.thread_time() - begin < 0.5
 
 
 def test_numbers_of_the_filters_are_finite_and_ordered_fields_default():

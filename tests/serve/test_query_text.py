@@ -69,11 +69,11 @@ def test_the_byte_limit_decides_what_is_refused_and_the_rest_is_cut(text):
     "text", ["x" * 1_025, "𠀀" * 257, "a" + "\u0301" * 60_000, "x" * 100_000, "\u0316\u0301" * 50_000]
 )
 def test_a_query_of_too_many_bytes_is_refused_fast(text):
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(Problem) as refused:
         cleaned(text)
     assert refused.value.code == "query_too_long"
-    assert time.perf_counter() - begin < 0.05
+    assert time.thread_time() - begin < 0.05
 
 
 @pytest.mark.parametrize(
