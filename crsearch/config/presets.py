@@ -68,7 +68,16 @@ BEAUTY: Nested = {
         "item_words": 0.5,
         "history_targets": True,  # every purchase is a target
     },
-    "distill": {"teacher": "template", "users": 2_000, "epochs": 2, "repeats": 1, "batch": 16},
+    "distill": {
+        "teacher": "template",
+        "users": 20_000,  # all that are aligned: a template costs nothing
+        "epochs": 1,
+        "repeats": 1,
+        "batch": 16,
+        "start_tags": True,
+        "optim": {"lr_matrix": 0.004, "lr": 7e-4},  # higher rates undo alignment (docs/log.md)
+    },
+    "mixture": {"answer": 1.5},
     "rl": {"steps": 80},
     "sft": {"samples": 4},
     "loop": {"iterations": 1},
@@ -82,7 +91,13 @@ BEAUTY_SEQUENTIAL: Nested = merge(
     BEAUTY,
     {
         "align": {"epochs": 2},
-        "distill": {"optim": {"lr_matrix": 0.003, "lr": 5e-4}},  # higher rates undo alignment (docs/log.md)
+        "distill": {
+            "users": 2_000,
+            "epochs": 2,
+            "start_tags": False,
+            "optim": {"lr_matrix": 0.003, "lr": 5e-4},
+        },
+        "mixture": {"answer": None},
         "rl": {"steps": 20},
         "sft": {"users": "rl"},
         "evaluate": {

@@ -73,13 +73,22 @@ class TreeBuilder:
         words = self.prompts.thought(self.catalogue[row].title)
         return self._branch("name", [*words, self.bundle.end_id], at)
 
-    def think(self, thought: Sequence[int], row: int, at: int) -> Branch:
-        """Instruction to think, then thought, closing tag and the SID of the item."""
-        return self._branch("think", [*thought, self.bundle.close_id, *self.sid(row), self.bundle.end_id], at)
+    def think(self, thought: Sequence[int], row: int, at: int, answer: float | None = None) -> Branch:
+        """Instruction to think, then thought, closing tag and the SID of the item.
 
-    def _branch(self, task: Task, answer: Sequence[int], at: int) -> Branch:
+        Args:
+            thought: token ids.
+            row: of the item.
+            at: tokens of the trunk before it.
+            answer: how much the SID weighs, where thought and tag weigh 1 together; none = each token weighs the same.
+        """
+        said, sid = [*thought, self.bundle.close_id], [*self.sid(row), self.bundle.end_id]
+        weight = 1.0 if answer is None else answer * len(said) / len(sid)
+        return self._branch("think", [*said, *sid], at, [1.0] * len(said) + [weight] * len(sid))
+
+    def _branch(self, task: Task, answer: Sequence[int], at: int, loss: Sequence[float] | None = None) -> Branch:
         suffix = self.prompts.suffix(task)
-        return Branch([*suffix, *answer], [0.0] * len(suffix) + [1.0] * len(answer), at, task)
+        return Branch([*suffix, *answer], [0.0] * len(suffix) + [*(loss or [1.0] * len(answer))], at, task)
 
     # -- trees --------------------------------------------------------------------------------------------------------
     def user(
@@ -90,10 +99,12 @@ class TreeBuilder:
         history: bool = False,
         name: bool = False,
         thought: Sequence[int] | None = None,
+        answer: float | None = None,
     ) -> Tree:
         """The tree of one user: clicked items of the trunk, and the branches that are asked for.
 
-        ``history`` asks for the choice after every earlier query too, each seeing the context up to there.
+        ``history`` asks for the choice after every earlier query too, each seeing the context up to there. ``answer``
+        is the weight of the SID after the thought, see ``think``.
         """
         encoded = self.trunk(example.context)
         at, row = len(encoded.ids), self.catalogue.row(example.target)
@@ -103,7 +114,7 @@ class TreeBuilder:
         if name:
             branches.append(self.name(row, at))
         if thought is not None:
-            branches.append(self.think(thought, row, at))
+            branches.append(self.think(thought, row, at, answer))
         return Tree(encoded.ids, branches, clicked_loss(encoded), "item_words")
 
     def item(self, row: int, rng: np.random.Generator, *, both: bool = True) -> list[Tree]:

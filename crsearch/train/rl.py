@@ -234,7 +234,8 @@ def anchors_of(bench: Workbench, stage: str, step: int, traces: Thoughts) -> lis
     trees = bench.item_trees(stage, config.prompts, step, both=False) if config.anchor_items else []
     if config.anchor_think:
         chosen = draw(bench.seed, f"{stage}.traces", len(traces), math.ceil(config.prompts / 4), step)
-        trees += [bench.builder.user(traces[u][0], direct=False, thought=traces[u][1]) for u in chosen]
+        taught, answer = [traces[u] for u in chosen], bench.settings.mixture.answer
+        trees += [bench.builder.user(e, direct=False, thought=thought, answer=answer) for e, thought in taught]
     return trees
 
 

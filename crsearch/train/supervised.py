@@ -177,14 +177,14 @@ def _reason(
         users = [traces[u] for u in draw(bench.seed, stage, len(traces), batch, step)]
         unthought = [others[u] for u in draw(bench.seed, f"{stage}.others", len(others), beside, step)]
         return [
-            *(bench.builder.user(e, name=names, thought=thought) for e, thought in users),
+            *(bench.builder.user(e, name=names, thought=thought, answer=mixture.answer) for e, thought in users),
             *(bench.builder.user(e, name=names) for e in unthought),
             *bench.item_trees(stage, batch, step, both=False),
         ]
 
     weights = {
-        "think": 1.0, "item_words": mixture.item_words, "direct": mixture.direct, "name": mixture.name,
-        "item_to_sid": mixture.items,
+        "think": 1.0 + (mixture.answer or 0.0), "item_words": mixture.item_words, "direct": mixture.direct,
+        "name": mixture.name, "item_to_sid": mixture.items,
     }  # fmt: skip
     return bench.supervised(stage, key, optim, steps, trees, weights)
 
