@@ -77,7 +77,7 @@ BEAUTY: Nested = {
         "start_tags": True,
         "optim": {"lr_matrix": 0.004, "lr": 7e-4},  # higher rates undo alignment (docs/log.md)
     },
-    "mixture": {"answer": 1.5},
+    "mixture": {"answer": 1.0},
     "rl": {"steps": 80},
     "sft": {"samples": 4},
     "loop": {"iterations": 1},
@@ -97,7 +97,7 @@ BEAUTY_SEQUENTIAL: Nested = merge(
             "start_tags": False,
             "optim": {"lr_matrix": 0.003, "lr": 5e-4},
         },
-        "mixture": {"answer": None},
+        "mixture": {"answer": 0.0},
         "rl": {"steps": 20},
         "sft": {"users": "rl"},
         "evaluate": {

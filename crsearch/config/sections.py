@@ -290,8 +290,8 @@ class MixtureConfig(Section):
     """Saying the chosen item in words."""
     items: float = Field(default=0.5, ge=0)
     """Item -> SID."""
-    answer: float | None = Field(default=None, ge=0)
-    """Semantic ID after a thought, beside the thought; none = its few tokens count as those of the thought do."""
+    answer: float = Field(default=0.0, ge=0)
+    """Semantic ID after a thought, once more; with 0 its few tokens count as those of the thought do."""
 
 
 class RewardConfig(Section):

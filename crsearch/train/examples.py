@@ -73,18 +73,19 @@ class TreeBuilder:
         words = self.prompts.thought(self.catalogue[row].title)
         return self._branch("name", [*words, self.bundle.end_id], at)
 
-    def think(self, thought: Sequence[int], row: int, at: int, answer: float | None = None) -> Branch:
+    def think(self, thought: Sequence[int], row: int, at: int, answer: float = 0.0) -> Branch:
         """Instruction to think, then thought, closing tag and the SID of the item.
 
         Args:
             thought: token ids.
             row: of the item.
             at: tokens of the trunk before it.
-            answer: how much the SID weighs, where thought and tag weigh 1 together; none = each token weighs the same.
+            answer: weight of the SID as a whole beside that of all tokens as a whole, in which it has its share.
         """
         said, sid = [*thought, self.bundle.close_id], [*self.sid(row), self.bundle.end_id]
-        weight = 1.0 if answer is None else answer * len(said) / len(sid)
-        return self._branch("think", [*said, *sid], at, [1.0] * len(said) + [weight] * len(sid))
+        tokens = [*said, *sid]
+        weight = 1.0 + answer * len(tokens) / len(sid)
+        return self._branch("think", tokens, at, [1.0] * len(said) + [weight] * len(sid))
 
     def _branch(self, task: Task, answer: Sequence[int], at: int, loss: Sequence[float] | None = None) -> Branch:
         suffix = self.prompts.suffix(task)
@@ -99,7 +100,7 @@ class TreeBuilder:
         history: bool = False,
         name: bool = False,
         thought: Sequence[int] | None = None,
-        answer: float | None = None,
+        answer: float = 0.0,
     ) -> Tree:
         """The tree of one user: clicked items of the trunk, and the branches that are asked for.
 

@@ -183,7 +183,7 @@ def _reason(
         ]
 
     weights = {
-        "think": 1.0 + (mixture.answer or 0.0), "item_words": mixture.item_words, "direct": mixture.direct,
+        "think": 1.0 + mixture.answer, "item_words": mixture.item_words, "direct": mixture.direct,
         "name": mixture.name, "item_to_sid": mixture.items,
     }  # fmt: skip
     return bench.supervised(stage, key, optim, steps, trees, weights)

@@ -67,15 +67,15 @@ def test_a_user_tree_asks_every_task_of_one_trunk(shop):
 def test_the_semantic_id_after_a_thought_weighs_what_is_asked_for(shop):
     example, end = shop.examples[0], len(shop.builder.sid(0)) + 1
     thought = shop.builder.prompts.thought("Wants a case for a phone, in red.")
-    for answer, total in ((None, end), (0.0, 0.0), (2.0, 2.0 * (len(thought) + 1))):
+    for answer, total in ((0.0, end), (2.0, end + 2.0 * (len(thought) + 1 + end))):
         branch = shop.builder.user(example, thought=thought, answer=answer).branches[-1]
         said = [w for w in branch.loss[:-end] if w]
         assert said == [1.0] * (len(thought) + 1)
         assert sum(branch.loss[-end:]) == pytest.approx(total) and len(set(branch.loss[-end:])) == 1
 
 
-@pytest.mark.parametrize("answer", [None, 0.5])
-def test_a_thought_weighs_the_same_whatever_its_answer_weighs(shop, run, answer):
+@pytest.mark.parametrize("answer", [0.0, 0.5])
+def test_an_answer_that_weighs_more_is_added_to_the_loss_of_its_thought(shop, run, answer):
     """Oracle: the loss of the first step by hand, from the log-probabilities of both parts."""
     (example, thought), *_ = traces = shop.traces(1)
     alone = {"item_words": 0.0, "direct": 0.0, "items": 0.0, "name": 0.0}
@@ -88,8 +88,7 @@ def test_a_thought_weighs_the_same_whatever_its_answer_weighs(shop, run, answer)
     packed = pack([shop.builder.user(example, thought=thought)])
     with torch.no_grad():
         logprob_M = target_logprobs(shop.bundle.model, packed)[packed.kind_M == packed.kinds.index("think")]
-    said, sid = logprob_M[: len(thought) + 1], logprob_M[len(thought) + 1 :]
-    by_hand = -logprob_M.mean() if answer is None else -(said.mean() + answer * sid.mean())
+    by_hand = -(logprob_M.mean() + answer * logprob_M[len(thought) + 1 :].mean())
     first_reasoning(bench, "sft0", "key", traces)
     logged = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[0])
     assert logged["loss"] == pytest.approx(float(by_hand), rel=1e-4)
