@@ -213,9 +213,8 @@ def _dense(space: Workspace, name: str, stage: str) -> Searcher:
     """Items that came after the training are read by the encoder of the run, as for their semantic IDs."""
     settings, origin = space.settings, space.origin
     config = encoder_config(name, settings)
-    where = (
-        "cpu" if config.name == "lsa" else str(device(settings))
-    )  # the built-in one needs neither a device nor torch
+    built_in = config.name == "lsa"  # it needs neither a device nor torch
+    where = "cpu" if built_in else str(device(settings))
     encoder = origin.shared(
         f"encoder {config.model_dump_json()}",
         lambda: dense_encoder(name, settings, origin.dataset.catalogue, where),

@@ -62,6 +62,7 @@ class Present:
         self._forgotten, self._in_pool, self._used = forgotten, in_pool, used
         self.store = loaded.store
         self.index = self._read(self.store.load() if writes else self.store.glance())
+        self._began_with = self.index.name
         self.verdicts = Verdicts(self.store.place / "canary.json" if writes else None)
         self.last_error = ""
         """Why the newest version was refused; "" = it was not."""
@@ -109,10 +110,13 @@ class Present:
     async def try_out(self) -> None:
         """Try the version that the server began with, made while none ran; if need be, go back to the one before.
 
-        The first version is the run itself, and there is none before it.
+        The first version is the run itself, and there is none before it. Where another has taken its place meanwhile,
+        that one was tried as it should be.
         """
         async with self._changing:
-            here = self.index.name
+            here = self._began_with
+            if self.index.name != here:
+                return
             before = next((v.parent for v in await self._in_pool(self.store.versions) if v.name == here), None)
             if before is None or await self._is_good(self.index):
                 return
