@@ -28,7 +28,7 @@ def with_searchers(folder: Path, searchers: Sequence[str], changes: Sequence[str
 
     Raises:
         RunError: no finished run.
-        ConfigError: an unknown name, or a system that has still to be trained.
+        ConfigError: an unknown name, or a system that has still to be trained, named here or by the run's settings.
     """
     finished(folder)
     settings = load_settings(folder / "settings.toml", changes)
@@ -37,7 +37,7 @@ def with_searchers(folder: Path, searchers: Sequence[str], changes: Sequence[str
     settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"searchers": wanted})})
     refuse_unknown_searchers(settings.evaluate.searchers, SYSTEMS)
     done = RunDirectory.reading(folder).manifest["stages"]
-    untrained = [n for n in names if (stage := SYSTEMS[n].stage) not in ("", FINAL) and stage not in done]
+    untrained = [n for n in wanted if (stage := SYSTEMS[n].stage) not in ("", FINAL) and stage not in done]
     if untrained:
         listed = json.dumps(wanted, separators=(",", ":"))
         raise ConfigError(

@@ -205,6 +205,11 @@ def test_a_system_that_is_not_trained_is_named_with_the_command(copy):
         with_searchers(copy, ["bm25", "genre"])
 
 
+def test_a_system_of_the_settings_that_is_not_trained_yet_is_named_too(copy):
+    with pytest.raises(ConfigError, match=r"genre: not trained in .*crsearch run .*--resume --set 'evaluate.searchers"):
+        with_searchers(copy, ["bm25"], ['evaluate.searchers=["crs","genre"]'])
+
+
 def test_an_unknown_system_is_refused_before_anything_runs(copy):
     with pytest.raises(ConfigError, match="'bm52' is not one of crs"):
         with_searchers(copy, ["bm52"])
