@@ -101,7 +101,8 @@ def test_merge_leaves_its_arguments_alone():
 @pytest.mark.parametrize(
     "change",
     [
-        "seed=-1", "seed=1.5", "threads=-1", "checkpoint_seconds=-1", "sids.codes=1", "sids.layers=0",
+        "seed=-1", "seed=1.5", "threads=-1", "threads=9999", "processes=9999", "checkpoint_seconds=-1",
+        "sids.codes=1", "sids.layers=0",
         "rl.group_size=1", "rl.temperature=0", "decode.width=0", "decode.think_tokens=0", "evaluate.bootstrap=99",
         "split.test=0", "split.test=1",
         "simulate.users=3", "simulate.no_click=1.1", "model.vocabulary=10", "align.share=0", "align.optim.lr=0",

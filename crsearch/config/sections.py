@@ -624,9 +624,9 @@ class Settings(Section):
     """Starting point; the other settings override it."""
     seed: int = Field(default=0, ge=0)
     """Of the simulated shop, the first weights, the order of examples and all sampling."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=256)
     """Threads of torch in each process; 0 = the cores over the processes. Bits depend on it: see the manifest."""
-    processes: int = Field(default=0, ge=0)
+    processes: int = Field(default=0, ge=0, le=256)
     """Processes; 0 = two where there are two cores and no accelerator. The result does not depend on it."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``."""
