@@ -134,7 +134,7 @@ async def _below_the_model(run: Path, contexts: Sequence[dict[str, Any]]) -> lis
         asked = service.contexts.context(SearchRequest(**context), context["query"])
         for rung, ms in took.items():
             begun = time.perf_counter()
-            service.lexical(service.index, asked, rung, 10, None)
+            service.below.ranked(service.index, asked, rung, 10, None)
             ms.append(1e3 * (time.perf_counter() - begun))
     await service.stop()
     how = f"{len(contexts)} searches in one process"

@@ -47,7 +47,7 @@ def create_app(service: SearchService, config: ServeConfig) -> FastAPI:
         app,
         config,
         watchers=(access_log, service.metrics.request),
-        gate=service.gate,
-        is_full=lambda: service.is_full,
+        gate=service.searches.gate,
+        is_full=lambda: service.searches.is_full,
     )
     return app

@@ -11,13 +11,13 @@ import pytest
 from crsearch.encoders import LsaEncoder
 from crsearch.records.types import Context, Item
 from crsearch.searchers.bm25 import Bm25Searcher
+from crsearch.serve.below import NEVER_MS
 from crsearch.serve.canary import LEAST, QUERIES, Verdict, Verdicts, trial_contexts
 from crsearch.serve.catalogue import CatalogueStore
 from crsearch.serve.contract import Rung, SearchRequest
 from crsearch.serve.index import RUNG_SYSTEMS, Index
 from crsearch.serve.jobs import TRIAL_SECONDS, Job
 from crsearch.serve.problems import Problem
-from crsearch.serve.service import NEVER_MS
 
 NEW = Item(item_id="new", title="phone case glow", category=("phone",), price=3.0)
 
@@ -206,14 +206,14 @@ def test_new_items_are_found_below_the_model_even_if_a_removal_follows_at_once(s
         return made(index, name)
 
     async def work(service):
-        await until(lambda: service.fallback_ms[Rung.FUSED](1) < NEVER_MS)  # all is warm
+        await until(lambda: service.below.ms[Rung.FUSED](1) < NEVER_MS)  # all is warm
         monkeypatch.setattr(Index, "_built", counted)
         for n in range(2):
             await service.change_items("add", [replace(NEW, item_id=f"new{n}", title=f"glowing zebra {n}")])
         await service.remove_items(["i00003"])  # the items are the same: only fewer can be found
         await until(lambda: not service.index.is_stale)
         context = Context(search_id="s", user_id="", query="glowing zebra")
-        return service.lexical(service.index, context, Rung.LEXICAL, 2, None).item_ids
+        return service.below.ranked(service.index, context, Rung.LEXICAL, 2, None).item_ids
 
     assert set(serving(work)) == {"new0", "new1"}
     assert sorted(built) == sorted(("v000004", name) for name in RUNG_SYSTEMS.values())  # once for all three
@@ -232,7 +232,7 @@ def test_after_new_items_bm25_is_made_once_and_no_encoder_is_fitted(serving, mon
         monkeypatch.setattr(owner, name, work)
 
     async def work(service):
-        await until(lambda: service.fallback_ms[Rung.FUSED](1) < NEVER_MS)  # all is warm
+        await until(lambda: service.below.ms[Rung.FUSED](1) < NEVER_MS)  # all is warm
         await service._in_pool(service.store.warm)
         counted(Bm25Searcher, "__init__", "bm25")
         counted(LsaEncoder, "fit", "encoder")
@@ -240,7 +240,7 @@ def test_after_new_items_bm25_is_made_once_and_no_encoder_is_fitted(serving, mon
         await until(lambda: not service.index.is_stale)
         index, context = service.index, Context(search_id="s", user_id="", query="glowing zebra")
         words = index.searcher("dense").search([replace(context, query="phone")], 50)[0].item_ids
-        return service.lexical(index, context, Rung.FUSED, 1, None).item_ids, words
+        return service.below.ranked(index, context, Rung.FUSED, 1, None).item_ids, words
 
     fused, words = serving(work)
     assert fused == ("new0",), "of new words BM25 alone knows, and the fused list has them"

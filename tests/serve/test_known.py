@@ -13,7 +13,7 @@ def ask(query: str = "case", **more: object) -> SearchRequest:
 
 
 def read(service, request, keeps):
-    asked = service._ask(request, 0.0, keeps=keeps)
+    asked = service.searches.asked(request, 0.0, keeps=keeps)
     explained = [asked.index.explainer(asked.context, "red case", asked.events)(item) for item in asked.index.catalogue]
     return list(asked.trunk), dict(asked.dropped), explained
 

@@ -398,7 +398,7 @@ def test_equal_contexts_are_one_whatever_form_their_text_is_in(serving):
 
     async def work(service):
         answers = [await service.search(SearchRequest.model_validate(body)) for body in twins]
-        asked = [service._ask(SearchRequest.model_validate(body), 0.0) for body in twins]
+        asked = [service.searches.asked(SearchRequest.model_validate(body), 0.0) for body in twins]
         return answers, asked
 
     answers, asked = serving(work)
