@@ -5,7 +5,7 @@ Source: details: this project (docs/serving.md).
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crsearch.records.types import Context, RankedList
@@ -51,7 +51,14 @@ class Asked:
 
 
 def envelope(
-    asked: Asked, outcome: Outcome, rung: Rung, found: RankedList | None, *, tokenizer: Any, model_key: str
+    asked: Asked,
+    outcome: Outcome,
+    rung: Rung,
+    found: RankedList | None,
+    *,
+    present: Index,
+    tokenizer: Any,
+    model_key: str,
 ) -> Answer:
     """The answer to a request; its ``request_id`` is still empty.
 
@@ -60,14 +67,14 @@ def envelope(
         outcome: of the model, or why it was not asked.
         rung: that served it.
         found: list of a rung below the model; none = the model's.
+        present: of the version in use now; what was removed since the search began is left out.
         tokenizer: of the model.
         model_key: fingerprint of the model.
     """
     began = time.monotonic()
-    catalogue, k = asked.index.catalogue, asked.request.top_k
     if found is None:
-        item_ids: Sequence[str] = [catalogue[row].item_id for row in outcome.rows[:k]]
-        scores: Sequence[float] = outcome.scores[:k]
+        item_ids: Sequence[str] = [asked.index.catalogue[row].item_id for row in outcome.rows]
+        scores: Sequence[float] = outcome.scores
     else:
         item_ids, scores = found.item_ids, found.scores
     reasoning = None
@@ -78,7 +85,7 @@ def envelope(
             cut=rung is Rung.CUT,
             cached=rung is Rung.CACHED,
         )
-    items = hydrated(asked, item_ids, scores, reasoning.text if reasoning else "", rung.value)
+    items = hydrated(asked, item_ids, scores, reasoning.text if reasoning else "", rung.value, present)
     end = time.monotonic()
     timings = {**outcome.timings_ms, "hydrate": 1e3 * (end - began), "total": 1e3 * (end - asked.began)}
     return Answer(
@@ -108,21 +115,23 @@ def _truncated(asked: Asked) -> dict[str, int]:
 
 
 def hydrated(
-    asked: Asked, item_ids: Sequence[str], scores: Sequence[float], thought: str, by: str
+    asked: Asked, item_ids: Sequence[str], scores: Sequence[float], thought: str, by: str, present: Index
 ) -> tuple[Found, ...]:
-    """Items with all that a reader sees of them.
+    """Items with all that a reader sees of them, as many as were asked for.
 
     Args:
         asked: the request that they answer.
-        item_ids: best first.
+        item_ids: best first; where there are more than were asked for, they fill the places of those left out.
         scores: of each.
         thought: after which they were ranked; "" = none.
         by: the rung, or the system that ranked.
+        present: of the version in use now; what was removed since the search began is left out.
     """
     index = asked.index
     explanation = index.explainer(asked.context, thought, asked.events)
+    ranked = [pair for pair in zip(item_ids, scores, strict=True) if not present.has_removed(pair[0])]
     found = []
-    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), 1):
+    for rank, (item_id, score) in enumerate(ranked[: asked.request.top_k], 1):
         row = index.catalogue.row(item_id)
         item = index.catalogue[row]
         found.append(
@@ -139,3 +148,9 @@ def hydrated(
             )
         )
     return tuple(found)
+
+
+def still_there(found: Sequence[Found], present: Index) -> tuple[Found, ...]:
+    """A list that has waited, without what was removed meanwhile; the others move up."""
+    kept = [item for item in found if not present.has_removed(item.id)]
+    return tuple(item if item.rank == rank else replace(item, rank=rank) for rank, item in enumerate(kept, 1))

@@ -133,6 +133,10 @@ class Index:
         """Items that can be found."""
         return int(self.alive_N.sum())
 
+    def has_removed(self, item_id: str) -> bool:
+        """The item was there and was removed; False of one that this version never had."""
+        return item_id in self.explainer.known and not self.alive_N[self.catalogue.row(item_id)]
+
     # -- filters ------------------------------------------------------------------------------------------------------
     def allowed(self, filters: Filters) -> Allowed | None:
         """The items that pass; none = every item that was not removed."""

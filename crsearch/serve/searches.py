@@ -21,7 +21,7 @@ from crsearch.serve.below import Below
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contexts import Contexts
 from crsearch.serve.contract import NO_FILTERS, Answer, Found, Rung, SearchRequest, StreamEvent
-from crsearch.serve.envelope import Asked, envelope, hydrated
+from crsearch.serve.envelope import Asked, envelope, hydrated, still_there
 from crsearch.serve.index import RUNG_SYSTEMS
 from crsearch.serve.jobs import Decoder, Job, Outcome
 from crsearch.serve.ladder import AROUND_MS
@@ -314,9 +314,11 @@ class Searches:
             raise
 
     async def _compared(self, asked: Asked, answer: Answer) -> Answer:
-        """An answer with the lists of the systems that are wanted beside."""
-        names = dict.fromkeys(asked.request.systems)
-        return replace(answer, compared={name: await self._beside(asked, name) for name in names}) if names else answer
+        """An answer that is given now, with the lists of the systems that are wanted beside."""
+        lists = {name: await self._beside(asked, name) for name in dict.fromkeys(asked.request.systems)}
+        present = self._present.index
+        compared = {name: still_there(found, present) for name, found in lists.items()}
+        return replace(answer, items=still_there(answer.items, present), compared=compared)
 
     async def _beside(self, asked: Asked, name: str) -> tuple[Found, ...]:
         """The list of another system, for comparison; empty where it is not there in time."""
@@ -335,11 +337,14 @@ class Searches:
         except (TimeoutError, ModelError):
             job.cancel()
             return ()
-        return hydrated(asked, found.item_ids, found.scores, "", name)
+        return hydrated(asked, found.item_ids, found.scores, "", name, self._present.index)
 
     async def _envelope(self, asked: Asked, outcome: Outcome, rung: Rung, found: RankedList | None = None) -> Answer:
         await self._turns.next()
-        return envelope(asked, outcome, rung, found, tokenizer=self._tokenizer, model_key=self._model_key)
+        return envelope(
+            asked, outcome, rung, found, present=self._present.index, tokenizer=self._tokenizer,
+            model_key=self._model_key,
+        )  # fmt: skip
 
 
 def _is_short(request: SearchRequest) -> bool:

@@ -253,6 +253,39 @@ def test_a_stream_begins_with_results_and_ends_with_the_list_of_the_thought(serv
     assert ids(events[-1].data) == ids(whole)
 
 
+def test_an_item_that_is_removed_during_a_stream_is_not_in_its_final_list(serving):
+    async def work(service):
+        asked = ask(user_id=USER, mode="think", top_k=5)
+        whole = ids(await service.search(asked))
+        stream = service.stream(asked)
+        assert (await anext(stream)).name == "first"
+        await service.remove_items(whole[:1])  # the stream began with the version before
+        return whole, [e async for e in stream][-1].data
+
+    whole, final = serving(work)
+    assert ids(final)[:4] == whole[1:] and len(ids(final)) == 5 and whole[0] not in ids(final)
+    assert [item.rank for item in final.items] == [1, 2, 3, 4, 5]
+
+
+def test_an_item_that_is_removed_while_a_system_beside_is_asked_is_in_no_list(serving):
+    async def work(service):
+        asked = ask(user_id=USER, mode="fast", top_k=5, systems=["popularity"])
+        whole, beside = await service.search(asked), service.searches._beside
+
+        async def slow(*args):
+            found = await beside(*args)
+            await service.remove_items([found[0].id, next(i for i in ids(whole) if i != found[0].id)])
+            return found
+
+        service.searches._beside = slow
+        return whole, await service.search(asked), service.index
+
+    whole, answer, index = serving(work)
+    for before, after in ((whole.items, answer.items), (whole.compared["popularity"], answer.compared["popularity"])):
+        kept = [item.id for item in before if index.alive_N[index.catalogue.row(item.id)]]
+        assert len(kept) < 5 and [(i.id, i.rank) for i in after] == [(i, n) for n, i in enumerate(kept, 1)]
+
+
 def test_a_reader_who_leaves_frees_the_model(serving):
     async def work(service):
         began = time.monotonic()
