@@ -75,7 +75,8 @@ class Index:
         tokenizer: of the model that is ``crs``, shared by all versions.
         final: training stage of that model.
         before: index of the version in use. What does not change is taken from it; its other systems answer until
-            ``renew`` has made new ones, without the items that were removed and not yet with those that were added.
+            ``renew`` has made new ones, without the items that were removed, not yet with those that were added, and
+            after a rollback without those that are not there any more.
     """
 
     _searchers: dict[str, Searcher]
@@ -92,10 +93,11 @@ class Index:
         """The tokens of an item's semantic ID."""
         self._allowed: OrderedDict[str, Allowed] = OrderedDict()
         self._lock = Lock()
-        self._searchers = {} if before is None else dict(before._searchers)
         same = None if before is None or before.catalogue != version.catalogue else before._of_items
         self.is_stale: bool = before is not None and (before.is_stale or same is None)
         """Its other systems were made for other items."""
+        # after ``is_stale``: a renewal that ends in between leaves new systems that are made once more
+        self._searchers = {} if before is None else dict(before._searchers)
         self._of_items: _OfItems = same or _OfItems(space, version, tokenizer)
 
     @property
@@ -236,12 +238,12 @@ class Index:
     def ranked(self, searcher: Searcher, context: Context, k: int, allowed: Allowed | None) -> RankedList:
         """The list of a system for one context, without removed and filtered items."""
         rows_N = self.alive_N if allowed is None else allowed.rows_N
-        wanted = k if rows_N.all() else MORE * k
+        wanted = k if rows_N.all() and not self.is_stale else MORE * k
         found = searcher.search([context], wanted)[0]
         kept = [
             (item_id, score)
             for item_id, score in zip(found.item_ids, found.scores, strict=True)
-            if rows_N[self.catalogue.row(item_id)]
+            if item_id in self.explainer.known and rows_N[self.catalogue.row(item_id)]
         ][:k]
         return replace(found, item_ids=tuple(i for i, _ in kept), scores=tuple(s for _, s in kept))
 

@@ -219,6 +219,42 @@ def test_new_items_are_found_below_the_model_even_if_a_removal_follows_at_once(s
     assert sorted(built) == sorted(("v000004", name) for name in RUNG_SYSTEMS.values())  # once for all three
 
 
+def test_after_a_rollback_the_rungs_below_the_model_answer_before_they_are_made_anew(serving, monkeypatch):
+    async def work(service):
+        await until(lambda: service.below.ms[Rung.FUSED](1) < NEVER_MS)  # all is warm
+        zebras = [replace(NEW, item_id=f"new{n}", title=f"phone zebra {n}") for n in range(8)]
+        await service.change_items("add", zebras)
+        await until(lambda: not service.index.is_stale)
+        monkeypatch.setattr("crsearch.serve.service.RENEW_SECONDS", 60.0)
+        await service.rollback(None)
+        context = Context(search_id="s", user_id="", query="phone zebra")
+        lists = [service.below.ranked(service.index, context, rung, 2, None) for rung in RUNG_SYSTEMS]
+        return service.index.is_stale, lists, service.index.catalogue.ids
+
+    is_stale, lists, ids = serving(work)
+    assert is_stale and all(len(found.item_ids) == 2 and {*found.item_ids} <= {*ids} for found in lists)
+
+
+def test_a_renewal_that_ends_while_a_version_is_read_leaves_no_old_system_for_new(serving):
+    """Systems of the version in use are copied while they are replaced by new ones."""
+
+    class Ending(dict):
+        def keys(self):
+            index.is_stale = False
+            return super().keys()
+
+        __iter__ = None  # so that ``dict`` asks for the keys
+
+    async def work(service):
+        nonlocal index
+        index = service.index
+        index.is_stale, index._searchers = True, Ending(index._searchers)
+        return Index(service.space, service.store.load(), service.tokenizer, service.final, index).is_stale
+
+    index = None
+    assert serving(work)
+
+
 def test_after_new_items_bm25_is_made_once_and_no_encoder_is_fitted(serving, monkeypatch):
     made = Counter()
 
