@@ -35,7 +35,7 @@ class Below:
     def ranked(self, index: Index, context: Context, rung: Rung, k: int, allowed: Allowed | None) -> RankedList:
         """The list of a rung, ``k`` items at most; ``allowed``: those that pass the filters, none = all."""
         began = time.monotonic()
-        found = index.ranked(index.searcher(RUNG_SYSTEMS[rung]), context, k, allowed)
+        found = index.ranked(RUNG_SYSTEMS[rung], context, k, allowed)
         self.ms[rung].add(1, 1e3 * (time.monotonic() - began))
         return found
 

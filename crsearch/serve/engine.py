@@ -410,7 +410,7 @@ def _beside(job: Job) -> RankedList:
     """What another system finds."""
     assert job.context is not None
     index = job.index
-    return index.ranked(index.searcher(job.system), job.context, job.width, index.allowed(job.filters))
+    return index.ranked(job.system, job.context, job.width, index.allowed(job.filters))
 
 
 def _after(index: Index, trunk: Sequence[int], thought: Sequence[int] | None) -> list[int]:

@@ -29,7 +29,8 @@ FILTERS_KEPT = 64
 PIECES_KEPT = 20_000
 """Items whose semantic IDs are kept in pieces."""
 MORE = 5
-"""A system that knows no filters is asked for this many times as many items, then filtered."""
+"""A system that knows no filters is asked for this many times as many items, then filtered; where too few are left, for
+this many times as many again."""
 
 
 @dataclass(frozen=True)
@@ -235,16 +236,25 @@ class Index:
         system = SYSTEMS[name]
         return system.build(self.space, name, self.final if system.stage == FINAL else system.stage)
 
-    def ranked(self, searcher: Searcher, context: Context, k: int, allowed: Allowed | None) -> RankedList:
-        """The list of a system for one context, without removed and filtered items."""
-        rows_N = self.alive_N if allowed is None else allowed.rows_N
+    def ranked(self, name: str, context: Context, k: int, allowed: Allowed | None) -> RankedList:
+        """The list of a system for one context, without removed and filtered items.
+
+        It has ``k`` items, or all that pass and that the system lists; of a system with a model, whose search would
+        take too long, those of its first ``5 k``.
+        """
+        rows_N, num_left = (self.alive_N, self.num_alive) if allowed is None else (allowed.rows_N, allowed.count)
+        known, has_model = self.explainer.known, bool(SYSTEMS[name].stage)
         wanted = k if rows_N.all() and not self.is_stale else MORE * k
-        found = searcher.search([context], wanted)[0]
-        kept = [
-            (item_id, score)
-            for item_id, score in zip(found.item_ids, found.scores, strict=True)
-            if item_id in self.explainer.known and rows_N[self.catalogue.row(item_id)]
-        ][:k]
+        while True:
+            found = self.searcher(name).search([context], wanted)[0]
+            kept = [
+                (item_id, score)
+                for item_id, score in zip(found.item_ids, found.scores, strict=True)
+                if item_id in known and rows_N[self.catalogue.row(item_id)]
+            ][:k]
+            if has_model or len(kept) >= min(k, num_left) or len(found.item_ids) < wanted:
+                break
+            wanted *= MORE
         return replace(found, item_ids=tuple(i for i, _ in kept), scores=tuple(s for _, s in kept))
 
     # -- looking around -----------------------------------------------------------------------------------------------

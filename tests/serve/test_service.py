@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from crsearch.records.types import Item
 from crsearch.runs import silent
 from crsearch.serve.catalogue import CatalogueStore
 from crsearch.serve.contract import Answer, Event, Filters, Judgement, Rung, SearchRequest
+from crsearch.serve.index import MORE, RUNG_SYSTEMS
 from crsearch.serve.jobs import HUNG_SECONDS
 from crsearch.serve.problems import Problem
 
@@ -186,7 +188,7 @@ def test_more_than_the_queue_holds_are_refused_with_a_time_to_come_back(serving)
 
 def test_filters_hold_on_every_rung(serving):
     async def work(service):
-        brand = (await service.facets())["brands"][0]
+        brand = (await service.facets())["brands"][-1]
         filters = Filters(brands=[brand], price_max=1e6)
         out = []
         for mode in ("think", "fast"):
@@ -201,6 +203,21 @@ def test_filters_hold_on_every_rung(serving):
         assert answer.items
         assert {item.brand for item in answer.items} == {brand}
     assert none.items == () and none.degraded == ("filters",)
+
+
+@pytest.mark.parametrize("rung", RUNG_SYSTEMS)
+def test_an_item_of_the_rarest_brand_is_found_however_far_down_a_list_it_stands(serving, rung):
+    async def work(service):
+        index = service.index
+        context = service.contexts.context(ask(user_id=USER), "phone case")
+        listed = service.below.ranked(index, context, rung, len(index.catalogue), None).item_ids
+        last = index.catalogue[index.catalogue.row(listed[-1])]
+        await service.change_items("replace", [replace(last, brand="Rarest")])
+        allowed = service.index.allowed(Filters(brands=["rarest"]))
+        return listed, [service.below.ranked(service.index, context, rung, k, allowed).item_ids for k in (1, 3)]
+
+    listed, found = serving(work)
+    assert len(listed) > 3 * MORE and found == [listed[-1:]] * 2
 
 
 def test_an_inline_history_takes_the_place_of_the_stored_one(serving):
