@@ -315,14 +315,14 @@ class Engine:
     def _decode(self, jobs: list[Job], todo: list[Plan]) -> list[Outcome]:
         begun = time.monotonic()
         queue = [1e3 * (begun - job.came) for job in jobs]
-        rung = todo[0].rung
-        if rung is Rung.FRESH:
+        if todo[0].rung is Rung.FRESH:
             return self._think(jobs, todo, queue)
         index, n = jobs[0].index, len(jobs)
-        thoughts: list[tuple[int, ...] | None] = [None] * n
-        if rung is Rung.CACHED:
-            kept = [self.cache.get(self._key(job)) for job in jobs]
-            thoughts = [None if t is None else t.ids for t in kept]
+        kept = [
+            self.cache.get(self._key(job)) if own.rung is Rung.CACHED else None
+            for job, own in zip(jobs, todo, strict=True)
+        ]
+        thoughts = [None if thought is None else thought.ids for thought in kept]
         prompts = [_after(index, job.trunk, thought) for job, thought in zip(jobs, thoughts, strict=True)]
         rows_BK, scores_BK = beam_search(
             self.bundle.model,

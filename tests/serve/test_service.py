@@ -14,7 +14,7 @@ from crsearch.runs import silent
 from crsearch.serve.catalogue import CatalogueStore
 from crsearch.serve.contract import Answer, Event, Filters, Judgement, Rung, SearchRequest
 from crsearch.serve.index import MORE, RUNG_SYSTEMS
-from crsearch.serve.jobs import HUNG_SECONDS
+from crsearch.serve.jobs import HUNG_SECONDS, Job
 from crsearch.serve.problems import Problem
 
 USER = "u00000"
@@ -64,6 +64,37 @@ def test_a_second_search_reads_the_thought_from_the_cache_and_finds_the_same(ser
         assert (first.served_by, second.served_by) == (Rung.FRESH, Rung.CACHED)
         assert second.reasoning.cached and second.reasoning.text == first.reasoning.text
     assert ids(first) == ids(second)
+
+
+@pytest.mark.parametrize("modes", [("think", "fast"), ("fast", "think")])
+def test_a_cached_thought_and_none_are_one_batch_and_each_search_gets_its_own(serving, modes):
+    async def work(service):
+        engine, index = service.engine, service.index
+        trunk = index.prompts.trunk(service.contexts.context(ask(user_id=USER), "case")).ids
+        jobs = {
+            (times, mode): Job(index=index, trunk=trunk, mode=mode, deadline=time.monotonic() + 60 + n)
+            for times in (1, 2)
+            for n, mode in enumerate(modes)
+        }
+        engine.cache.put(engine._key(jobs[1, "think"]), [7, 8, 9], "")
+        for mode in modes:
+            engine.submit(jobs[1, mode])
+            await asyncio.to_thread(jobs[1, mode].future.result, 30)
+        sizes = engine.decoded.get(2, 0)
+        with engine._lock:  # both at once
+            engine._waiting += [jobs[2, mode] for mode in modes]
+            engine._lock.notify()
+        outcomes = {key: await asyncio.to_thread(job.future.result, 30) for key, job in jobs.items()}
+        return outcomes, engine.decoded.get(2, 0) - sizes
+
+    outcomes, batches = serving(work)
+    assert batches == 1
+    for times in (1, 2):
+        think, fast = outcomes[times, "think"], outcomes[times, "fast"]
+        assert (think.rung, think.thought) == (Rung.CACHED, (7, 8, 9))
+        assert (fast.rung, fast.thought) == (Rung.DIRECT, None)
+    for mode in modes:
+        assert outcomes[1, mode].rows == outcomes[2, mode].rows
 
 
 def test_alone_and_in_a_batch_the_same_items_come(serving):
