@@ -79,7 +79,7 @@ class Apart:
         if not self._is_up:
             _lost(job)
             return True
-        if searches_in(self._jobs.values()) >= self._config.queue + self._config.batch:
+        if not job.is_trial and searches_in(self._jobs.values()) >= self._config.queue + self._config.batch:
             return False
         n = next(self._numbers)
         self._jobs[n] = job

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from crsearch.errors import CrsearchError
+from crsearch.errors import CrsearchError, ModelError
 from crsearch.pipeline.workspace import threads
 from crsearch.records.types import Context, RankedList
 from crsearch.serve.child import SWITCH_SECONDS, Unpacker, packed
@@ -31,11 +31,12 @@ from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Filters
 from crsearch.serve.engine import Engine
 from crsearch.serve.index import Index
-from crsearch.serve.jobs import Job
+from crsearch.serve.jobs import Job, Outcome
 from crsearch.serve.loaded import Loaded
 
 INDEXES = 3
 """Versions of the catalogue that are kept: a request may still name the one before."""
+FULL = "the queue of the model is full"
 _CONTEXT = TypeAdapter(Context)
 
 
@@ -91,7 +92,8 @@ class _Host:
         config = ServeConfig.model_validate(chosen)
         loaded = self.loaded = Loaded(Path(run))
         torch.set_num_threads(threads(loaded.settings, config.workers))
-        self.engine = Engine.of(config, loaded)
+        # the parent refuses; it counts with those that wait here the batch that is decoded
+        self.engine = Engine.of(config, loaded, queue=config.queue + config.batch)
 
     def _warm(self, version: str, trunk: list[int], width: int) -> None:
         self.engine.start()
@@ -109,7 +111,8 @@ class _Host:
         job = Job(index=index, **{**told, "context": context, "filters": filters, "listener": listener})
         self._jobs[n] = job
         job.future.add_done_callback(partial(self._tell, n))
-        self.engine.submit(job)
+        if not self.engine.submit(job):
+            _refuse(job)
 
     def _tell(self, n: int, done: "Future[Any]") -> None:
         self._jobs.pop(n, None)
@@ -150,6 +153,14 @@ class _Host:
         while len(self._indexes) > INDEXES:
             self._indexes.popitem(last=False)
         return index
+
+
+def _refuse(job: Job) -> None:
+    """The queue is full: whoever waits is told at once."""
+    if job.system:
+        job.fail(ModelError(FULL))
+    else:
+        job.give(Outcome(rung=None, why=FULL, degraded=("model_busy",)))
 
 
 if __name__ == "__main__":

@@ -92,12 +92,13 @@ class Engine:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def of(cls, config: ServeConfig, loaded: Loaded) -> "Engine":
+    def of(cls, config: ServeConfig, loaded: Loaded, *, queue: int | None = None) -> "Engine":
         """The engine of a served run.
 
         Args:
             config: of the server.
             loaded: the run.
+            queue: most jobs that wait; none = that of the server.
 
         Raises:
             ModelError: the model is broken, or belongs to other semantic IDs.
@@ -110,7 +111,7 @@ class Engine:
             loaded.model_key,
             ThoughtCache(config.thoughts),
             batch=config.batch,
-            queue=config.queue,
+            queue=config.queue if queue is None else queue,
             think_tokens=think_tokens if config.think_tokens is None else config.think_tokens,
             thoughts_pay=pays(loaded.results, Rung.FRESH, unknown=True),
             cuts_pay=pays(loaded.results, Rung.CUT, unknown=False),
@@ -187,9 +188,10 @@ class Engine:
             self._thread.join(timeout=5)
 
     def submit(self, job: Job) -> bool:
-        """Queue a job; False = the queue is full. Its future has an ``Outcome``, or the list of a system."""
+        """See ``Decoder``."""
         with self._lock:
-            if self.waiting >= self.queue:
+            self._waiting = [waiting for waiting in self._waiting if not waiting.is_cancelled]
+            if not job.is_trial and self.waiting >= self.queue:
                 return False
             self._waiting.append(job)
             self._lock.notify()

@@ -169,7 +169,10 @@ class Decoder(Protocol):
         """
 
     def submit(self, job: Job) -> bool:
-        """Queue a job; False = the queue is full."""
+        """Queue a job; False = the queue is full, which it never is for a trial.
+
+        The job's future has an ``Outcome``, or the list of a system.
+        """
 
     async def forget(self, user_id: str) -> int:
         """Drop what is kept of a user; how many things there were."""

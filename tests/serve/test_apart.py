@@ -4,18 +4,22 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 
 import pytest
 
 from crsearch.errors import RunError
-from crsearch.records.types import Item
+from crsearch.records.types import Context, Item
+from crsearch.serve import decoding
 from crsearch.serve.apart import Apart
 from crsearch.serve.child import Unpacker, packed
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Rung, SearchRequest
+from crsearch.serve.jobs import Job
 from crsearch.serve.service import SearchService
 
 USER = "u00000"
@@ -180,6 +184,40 @@ def test_more_than_the_queue_holds_are_refused_and_cancelled_jobs_make_room(apar
 
     refused, codes, waiting = apart(work, queue=3, batch=2)
     assert 0 < refused < 30 and codes == {"too_many_requests"} and waiting == 0
+
+
+def test_each_job_that_is_taken_is_answered_though_all_come_at_once(apart):
+    async def work(service):
+        trunk, late = service.index.prompts.trunk(Context(search_id="s", user_id="", query="case")).ids, 60
+        jobs = [
+            Job(index=service.index, trunk=trunk, mode="fast", deadline=time.monotonic() + late, is_trial=n > 9)
+            for n in range(12)
+        ]
+        taken = [service.engine.submit(job) for job in jobs]
+        answers = [asyncio.wrap_future(job.future) for job, is_taken in zip(jobs, taken, strict=True) if is_taken]
+        return taken, await asyncio.wait_for(asyncio.gather(*answers), late)
+
+    taken, outcomes = apart(work, queue=2, batch=4)
+    assert taken == [True] * 6 + [False] * 4 + [True] * 2, "a trial is never refused"
+    assert {outcome.rung for outcome in outcomes} == {Rung.DIRECT}
+
+
+def test_a_job_that_finds_the_queue_full_is_answered_at_once(serving):
+    async def work(service):
+        ours, theirs = socket.socketpair()
+        ours.settimeout(5)
+        with ours, theirs:
+            host = decoding._Host(theirs)
+            host.engine, host._indexes = service.engine, OrderedDict({service.index.name: service.index})
+            service.engine.queue = 0
+            told = {"mode": "fast", "deadline": time.monotonic() + 60, "filters": {}, "listens": False, "context": None}
+            for n, system in enumerate(("", "bm25")):
+                host._job(n, service.index.name, {**told, "system": system})
+            return list(Unpacker().feed(ours.recv(1 << 16))), host._jobs
+
+    (outcome, error), left = serving(work)
+    assert outcome[:2] == ["outcome", 0] and outcome[2]["rung"] is None and outcome[2]["degraded"] == ["model_busy"]
+    assert error == ["error", 1, f"ModelError: {decoding.FULL}"] and not left
 
 
 def test_a_process_that_cannot_start_says_why(run_folder):
