@@ -29,7 +29,7 @@ from crsearch.serve.admin import pays
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Mode, Rung
 from crsearch.serve.index import Index
-from crsearch.serve.jobs import BROKEN_AFTER, HUNG_SECONDS, Job, Outcome, State, searches_in
+from crsearch.serve.jobs import BROKEN_AFTER, FORGOTTEN, HUNG_SECONDS, Job, Outcome, State, searches_in
 from crsearch.serve.ladder import Costs, Plan, plan
 from crsearch.serve.loaded import Loaded
 from crsearch.serve.thoughts import ThoughtCache, prompt_key
@@ -155,7 +155,12 @@ class Engine:
         return self.drop(user_id)
 
     def drop(self, user_id: str) -> int:
-        """Drop what is kept of a user; any thread."""
+        """As ``forget``; any thread."""
+        with self._lock:
+            mine = [job for job in self._waiting if job.owner == user_id]
+            self._waiting = [job for job in self._waiting if job.owner != user_id]
+        for job in mine:
+            job.give(Outcome(rung=None, why=FORGOTTEN))
         return self.cache.forget(user_id) + (0 if self.store is None else self.store.forget(user_id))
 
     @property
@@ -193,6 +198,7 @@ class Engine:
             self._waiting = [waiting for waiting in self._waiting if not waiting.is_cancelled]
             if not job.is_trial and self.waiting >= self.queue:
                 return False
+            job.epoch = self.cache.epoch
             self._waiting.append(job)
             self._lock.notify()
         return True
@@ -370,7 +376,7 @@ class Engine:
             thought, closed = tuple(ranked.thoughts[b][0]), bool(ranked.closed_BG[b, 0])
             if closed:
                 if job.is_kept:
-                    self.cache.put(self._key(job), thought, job.owner)
+                    self.cache.put(self._key(job), thought, job.owner, job.epoch)
                 self.costs.thought.add(1, float(len(thought)))
             rung = Rung.FRESH if closed else Rung.CUT
             found = (ranked.rows_BGK[b, 0], ranked.scores_BGK[b, 0])

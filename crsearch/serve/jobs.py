@@ -21,7 +21,8 @@ BROKEN_AFTER = 3
 HUNG_SECONDS = 20.0
 """A batch that takes longer is hung: it is left behind, and others go on."""
 
-
+FORGOTTEN = "the user is forgotten"
+"""Why a search that a user began before is answered without the model, which would keep something of it."""
 TRIAL_SECONDS = 0.1
 """Longest that a trial lets searches pass it."""
 
@@ -87,6 +88,8 @@ class Job:
     is_cancelled: bool = False
     key: str = ""
     """Of its thought in the cache; made when it is first needed."""
+    epoch: int = 0
+    """Of the cache when it was queued."""
     on_cancel: Callable[[], None] | None = None
     """Told when it is cancelled."""
 
@@ -175,7 +178,10 @@ class Decoder(Protocol):
         """
 
     async def forget(self, user_id: str) -> int:
-        """Drop what is kept of a user; how many things there were."""
+        """Drop what is kept of a user; how many things there were.
+
+        Nothing is kept of a search under way; one that waits is answered without the model.
+        """
 
     def revive(self) -> None:
         """Go on without the batch that does not end."""

@@ -23,7 +23,7 @@ from crsearch.serve.contexts import Contexts
 from crsearch.serve.contract import NO_FILTERS, Answer, Found, Rung, SearchRequest, StreamEvent
 from crsearch.serve.envelope import Asked, envelope, hydrated, still_there
 from crsearch.serve.index import RUNG_SYSTEMS
-from crsearch.serve.jobs import Decoder, Job, Outcome
+from crsearch.serve.jobs import FORGOTTEN, Decoder, Job, Outcome
 from crsearch.serve.ladder import AROUND_MS
 from crsearch.serve.loaded import Loaded
 from crsearch.serve.metrics import Metrics
@@ -299,6 +299,8 @@ class Searches:
         Raises:
             Problem: the queue is full.
         """
+        if job.owner in self._contexts.forgotten:
+            return Outcome(rung=None, why=FORGOTTEN)
         left = max(0.0, job.deadline - time.monotonic())
         if self._engine.wait_ms() > 1e3 * left:  # waiting would end in a lower rung too, only later
             return Outcome(rung=None, why="the queue is longer than the deadline", degraded=("model_busy",))

@@ -41,7 +41,8 @@ class ThoughtCache:
         self.size = size
         self._kept: OrderedDict[str, Thought] = OrderedDict()
         self._lock = Lock()
-        self.hits = self.misses = 0
+        self.hits = self.misses = self.epoch = 0
+        """``epoch``: how often thoughts were forgotten."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -60,17 +61,27 @@ class ThoughtCache:
                 self._kept.move_to_end(key)
             return found
 
-    def put(self, key: str, ids: Sequence[int], owner: str) -> None:
-        """Keep a thought that the model closed itself."""
+    def put(self, key: str, ids: Sequence[int], owner: str, epoch: int) -> None:
+        """Keep a thought that the model closed itself.
+
+        Args:
+            key: ``prompt_key`` of what was read.
+            ids: of its tokens.
+            owner: user whose context it was thought for; "" = nobody's.
+            epoch: of the cache when it was asked for; where somebody was forgotten since, nothing is kept.
+        """
         with self._lock:
+            if epoch != self.epoch:
+                return
             self._kept[key] = Thought(tuple(ids), owner)
             self._kept.move_to_end(key)
             while len(self._kept) > self.size:
                 self._kept.popitem(last=False)
 
     def forget(self, owner: str) -> int:
-        """Drop all thoughts for a user's contexts; how many there were."""
+        """Drop all thoughts for a user's contexts; how many there were. One that is under way is not kept."""
         with self._lock:
+            self.epoch += 1
             mine = [key for key, thought in self._kept.items() if thought.owner == owner]
             for key in mine:
                 del self._kept[key]

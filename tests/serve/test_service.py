@@ -76,7 +76,7 @@ def test_a_cached_thought_and_none_are_one_batch_and_each_search_gets_its_own(se
             for times in (1, 2)
             for n, mode in enumerate(modes)
         }
-        engine.cache.put(engine._key(jobs[1, "think"]), [7, 8, 9], "")
+        engine.cache.put(engine._key(jobs[1, "think"]), [7, 8, 9], "", engine.cache.epoch)
         for mode in modes:
             engine.submit(jobs[1, mode])
             await asyncio.to_thread(jobs[1, mode].future.result, 30)
@@ -393,6 +393,43 @@ def test_a_forgotten_user_is_a_stranger(serving):
         )
 
     assert serving(work) == (False, None, 0)
+
+
+def test_nothing_is_kept_of_a_user_who_is_forgotten_during_a_search(serving):
+    """While the thought is written, while it waits, and in a stream before it is asked for."""
+
+    async def work(service):
+        engine, index, late = service.engine, service.index, time.monotonic() + 60
+        close = engine.bundle.close_id
+        engine.forbidden = [
+            n for n in range(len(service.tokenizer)) if n != close
+        ]  # thoughts end by themselves, at once
+        contexts = [service.contexts.context(ask(user_id=USER), query) for query in ("case", "phone", "red")]
+
+        async def kept(context, **more):
+            trunk = index.prompts.trunk(context).ids
+            job = Job(index=index, trunk=trunk, mode="think", deadline=late, owner=USER, **more)
+            engine.submit(job)
+            if context is contexts[2]:
+                engine.drop(USER)
+            outcome = await asyncio.to_thread(job.future.result, 30)
+            return outcome.rung, len(engine.cache), engine.drop(USER) > 0
+
+        plain = await kept(contexts[0])
+        during = await kept(contexts[1], listener=lambda token: engine.drop(USER))
+        with engine._lock:  # no job is taken meanwhile
+            waiting = await kept(contexts[2])
+        stream = service.stream(ask("blue case", user_id=USER, mode="think"))
+        assert (await anext(stream)).name == "first"
+        await service.forget(USER)
+        final = [e async for e in stream][-1].data
+        return plain, during, waiting, (final.served_by, len(engine.cache), engine.drop(USER) > 0)
+
+    plain, during, waiting, stream = serving(work)
+    assert plain == (Rung.FRESH, 1, True)
+    assert during == (Rung.FRESH, 0, False)
+    assert waiting == (None, 0, False)
+    assert stream[0] >= Rung.FUSED and stream[1:] == (0, False)
 
 
 def test_a_version_is_never_followed_by_the_one_before(serving):
