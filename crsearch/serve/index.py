@@ -1,6 +1,6 @@
 """Everything that answers searches in one version of the catalogue. Never changed; a new version gets a new index."""
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -93,6 +93,7 @@ class Index:
         self.pieces = lru_cache(maxsize=PIECES_KEPT)(version.book.pieces)
         """The tokens of an item's semantic ID."""
         self._allowed: OrderedDict[str, Allowed] = OrderedDict()
+        self._suggested: tuple[frozenset[str], list[tuple[str, str]]] | None = None
         self._lock = Lock()
         same = None if before is None or before.catalogue != version.catalogue else before._of_items
         self.is_stale: bool = before is not None and (before.is_stale or same is None)
@@ -258,16 +259,26 @@ class Index:
         return replace(found, item_ids=tuple(i for i, _ in kept), scores=tuple(s for _, s in kept))
 
     # -- looking around -----------------------------------------------------------------------------------------------
-    @cached_property
-    def suggestions(self) -> list[tuple[str, str]]:
-        """(key, query) of queries that training users chose something for, most frequent first."""
-        counts: Counter[str] = Counter()
+    def suggestions(self, forgotten: Collection[str] = ()) -> list[tuple[str, str]]:
+        """(key, query) of queries that several training users chose something for, those of most users first.
+
+        Args:
+            forgotten: users who do not count; the list is made anew where they are others than the last time.
+        """
+        gone, kept = frozenset(forgotten), self._suggested
+        if kept is None or kept[0] != gone:
+            kept = self._suggested = gone, self._suggestions(gone)
+        return kept[1]
+
+    def _suggestions(self, forgotten: Collection[str]) -> list[tuple[str, str]]:
+        users: defaultdict[str, set[str]] = defaultdict(set)
         spelled: dict[str, str] = {}
         for search in self.space.dataset.training_searches:
             key = query_key(search.query)
-            if search.chosen and key:
-                counts[key] += 1
+            if search.chosen and key and search.user_id not in forgotten:
+                users[key].add(search.user_id)
                 spelled.setdefault(key, search.query)
+        counts = Counter({key: len(own) for key, own in users.items()})
         return [(key, spelled[key]) for key, n in counts.most_common() if n >= RARE]
 
     def node(self, prefix: Sequence[str], limit: int = 200) -> SidNode | None:
@@ -308,7 +319,8 @@ class Index:
 
 
 RARE = 2
-"""A query is suggested when at least so many training searches had it: a rare one may tell on somebody."""
+"""A query is suggested when at least so many training users had it: that of a single one may tell on them, even if they
+asked it often."""
 
 RUNG_SYSTEMS: Mapping[Rung, str] = {rung: RUNGS[rung.value] for rung in (Rung.FUSED, Rung.LEXICAL, Rung.POPULAR)}
 """The systems behind the rungs that do not ask the model."""

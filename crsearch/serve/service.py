@@ -241,7 +241,7 @@ class SearchService:
         }  # fmt: skip
 
     async def suggest(self, prefix: str, user_id: str | None = None, limit: int = 8) -> list[str]:
-        """Queries that begin so: the user's own first, then those of many training users."""
+        """Queries that begin so: the user's own first, then those of several training users, forgotten ones aside."""
         return await self._in_pool(lambda: self._suggest(prefix, user_id, limit))
 
     def _suggest(self, prefix: str, user_id: str | None, limit: int) -> list[str]:
@@ -251,7 +251,7 @@ class SearchService:
         found: dict[str, str] = {}
         persona = self.contexts.persona(user_id) if user_id else None
         own = [(query_key(e.query), e.query) for e in reversed(persona.history)] if persona else []
-        for candidate, query in (*own, *self.index.suggestions):
+        for candidate, query in (*own, *self.index.suggestions(self.contexts.forgotten)):
             if candidate.startswith(key):
                 found.setdefault(candidate, query)
             if len(found) >= limit:

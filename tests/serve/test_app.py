@@ -133,7 +133,7 @@ def test_users_suggestions_facets_and_the_tree_can_be_looked_at(calling):
 
     (users, user, suggest, facets, systems, root), node, nowhere = calling(work)
     assert len(users["users"]) == 2 and user["user_id"] == USER and user["history"]
-    assert all(s.startswith("ph") for s in suggest["suggestions"])
+    assert suggest["suggestions"] and all(s.startswith("ph") for s in suggest["suggestions"])
     assert facets["brands"] and facets["price"][0] <= facets["price"][1]
     assert {"bm25", "crs-no-thought"} <= set(systems) and "crs-oracle-thought" not in systems
     assert root["items"] == 40 == sum(n for _, n in root["children"])

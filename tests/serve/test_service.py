@@ -380,6 +380,21 @@ def test_suggestions_begin_with_what_was_typed_and_the_own_history_comes_first(s
     assert set(everybody) != set() or mine
 
 
+def test_a_query_is_suggested_when_several_users_had_it_and_forgotten_ones_do_not_count(serving):
+    async def work(service):
+        data = service.space.dataset
+        of_user = {search.user_id: search for search in data.training_searches if search.chosen}
+        one, other, *_ = sorted(of_user)
+        planted = [(one, "zz private"), (one, "ZZ private"), (one, "zz shared"), (other, "Zz  shared")]
+        searches = [replace(of_user[user], query=query) for user, query in planted]
+        data.__dict__["training_searches"] = (*data.training_searches, *searches)
+        before = await service.suggest("zz")
+        await service.forget(other)
+        return before, await service.suggest("zz")
+
+    assert serving(work) == (["zz shared"], [])
+
+
 def test_a_forgotten_user_is_a_stranger(serving):
     async def work(service):
         await service.search(ask(user_id=USER, mode="think"))
