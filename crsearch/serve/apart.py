@@ -242,8 +242,8 @@ class Apart:
 
 
 def _lost(job: Job) -> None:
-    """The process is not there."""
-    if job.system:
+    """The process is not there. A trial fails: that the model is away must not count against what is tried."""
+    if job.system or job.is_trial:
         job.fail(ModelError(AWAY))
     else:
         job.give(Outcome(rung=None, why=AWAY, degraded=("model_error",)))

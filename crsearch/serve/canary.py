@@ -40,6 +40,10 @@ class CanaryError(SidError):
     """A version of the catalogue in which trial searches find nothing."""
 
 
+class UntriedError(SidError):
+    """A version of the catalogue that could not be tried: nothing is known of it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What trial searches found in a version."""
@@ -65,7 +69,7 @@ def trial_contexts(dataset: Dataset, max_events: int) -> list[Context]:
     return [dataset.context(search_id, max_events) for search_id in found[::step][:QUERIES]]
 
 
-async def judge(index: Index, contexts: Sequence[Context], submit: Submit, model: str) -> Verdict:
+async def judge(index: Index, contexts: Sequence[Context], submit: Submit, model: str) -> Verdict | None:
     """Search in a version that nobody uses yet; the engine goes on with the searches of others in between.
 
     Args:
@@ -73,12 +77,19 @@ async def judge(index: Index, contexts: Sequence[Context], submit: Submit, model
         contexts: trial searches.
         submit: of the engine.
         model: fingerprint of the model.
+
+    Returns:
+        What was found; none = a search was not tried, as the model was lost, hung or too busy: that says nothing of
+        the version.
     """
     began = time.monotonic()
     tried = good = 0
     for n, context in enumerate(contexts):
         await asyncio.sleep(PAUSE_SECONDS if n else 0)
-        good += await _tried(index, context, submit)
+        found = await _tried(index, context, submit)
+        if found is None:
+            return None
+        good += found
         tried += 1
         if good < tried - (1 - LEAST) * len(contexts):
             break  # it has failed already
@@ -87,19 +98,24 @@ async def judge(index: Index, contexts: Sequence[Context], submit: Submit, model
     )
 
 
-async def _tried(index: Index, context: Context, submit: Submit) -> bool:
-    """Whether a search finds live items in a version, and nothing else."""
+async def _tried(index: Index, context: Context, submit: Submit) -> bool | None:
+    """Whether a search finds live items in a version, and nothing else; none = the model was not asked, or is lost."""
     until = time.monotonic() + SECONDS
     trunk = (await asyncio.to_thread(index.prompts.trunk, context)).ids
     job = Job(index=index, trunk=trunk, mode="fast", width=WIDTH, deadline=until, is_trial=True)
     while not submit(job):
         if time.monotonic() > until:
-            return False
+            return None
         await asyncio.sleep(0.05)
     try:
         outcome: Outcome = await asyncio.wait_for(asyncio.wrap_future(job.future), SECONDS + 1)
-    except (TimeoutError, ModelError):
-        return False
+    except TimeoutError:
+        job.cancel()
+        return None
+    except ModelError:
+        return None
+    if outcome.rung is None:
+        return False if "model_error" in outcome.degraded else None
     return len(outcome.rows) > 0 and bool(index.alive_N[list(outcome.rows)].all())
 
 

@@ -174,7 +174,8 @@ class Decoder(Protocol):
     def submit(self, job: Job) -> bool:
         """Queue a job; False = the queue is full, which it never is for a trial.
 
-        The job's future has an ``Outcome``, or the list of a system.
+        The job's future has an ``Outcome``, or the list of a system; or, of a system or a trial, a ``ModelError`` where
+        the model is away.
         """
 
     async def forget(self, user_id: str) -> int:

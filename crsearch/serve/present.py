@@ -1,20 +1,21 @@
 """The version of the catalogue that searches are answered from, and how another takes its place.
 
 A version is read, tried by the model (``canary``) and then used from one moment on; requests under way keep theirs. One
-in which trial searches find nothing is refused, and the pointer on disk goes back. One that only removes items needs no
-trial.
+in which trial searches find nothing is refused, and the pointer on disk goes back. One that could not be tried, as the
+model was lost or too busy, is tried again. One that only removes items needs no trial.
 
 Source: details: this project (docs/howto/catalogue.md).
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from crsearch.errors import CrsearchError
 from crsearch.records.types import Context
 from crsearch.serve.answers import VersionRow, Versions
-from crsearch.serve.canary import CanaryError, Verdict, Verdicts, judge, trial_contexts
+from crsearch.serve.canary import CanaryError, UntriedError, Verdict, Verdicts, judge, trial_contexts
 from crsearch.serve.catalogue import About, Version
 from crsearch.serve.index import Index
 from crsearch.serve.jobs import Decoder
@@ -25,7 +26,9 @@ from crsearch.serve.problems import Problem
 FULL = "sid_space_full: no deduplication code is left for an item; train again with more sids.spare_duplicates"
 REFUSED = "add takes ids that are not in the catalogue, replace and remove those that are; see crsearch items list"
 FAILED = "trial searches found nothing in the new version: see the admin page, and look at what was changed"
-
+UNTRIED = "the version is made, but the model was too busy to try it, or away; it is used when it has been tried"
+RETRY_SECONDS = 5.0
+"""Pause before a version that could not be tried is tried again."""
 
 Pool = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Does work that would block the event loop beside it."""
@@ -66,6 +69,8 @@ class Present:
         self.verdicts = Verdicts(self.store.place / "canary.json" if writes else None)
         self.last_error = ""
         """Why the newest version was refused; "" = it was not."""
+        self._untried, self._try_at = "", 0.0
+        """The version that could not be tried, and when it will be again."""
         self._trials: list[Context] | None = None
         self._changing = asyncio.Lock()
         """Held while a version is made or taken into use, so that none is followed by the one before it."""
@@ -81,7 +86,8 @@ class Present:
         try:
             async with self._changing:
                 name = await self._in_pool(self.store.current)
-                if name != self.index.name and not self._has_failed(name):
+                waits = name == self._untried and time.monotonic() < self._try_at
+                if name != self.index.name and not waits and not self._has_failed(name):
                     await self._swap(name)
         except Exception as e:  # whatever it is, the next look must come
             self._refused(e)
@@ -105,31 +111,41 @@ class Present:
                 await self._swap(name)
             except CanaryError as e:
                 raise Problem("conflict", "the catalogue was not changed", hint=FAILED) from e
+            except UntriedError as e:
+                raise Problem("conflict", "the new version is not in use yet", hint=UNTRIED) from e
             return name
 
     async def try_out(self) -> None:
         """Try the version that the server began with, made while none ran; if need be, go back to the one before.
 
         The first version is the run itself, and there is none before it. Where another has taken its place meanwhile,
-        that one was tried as it should be.
+        that one was tried as it should be. While it cannot be tried it is used, and tried again.
         """
+        while not await self._has_tried_out():
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _has_tried_out(self) -> bool:
         async with self._changing:
             here = self._began_with
             if self.index.name != here:
-                return
+                return True
             before = next((v.parent for v in await self._in_pool(self.store.versions) if v.name == here), None)
-            if before is None or await self._is_good(self.index):
-                return
-            await self._swap(before)
+            try:
+                if before is None or await self._is_good(self.index):
+                    return True
+                await self._swap(before)
+            except UntriedError:
+                return False
             await self._in_pool(lambda: self.store.rollback(before))
             self._refused(self._found_nothing(here))
+            return True
 
     async def _swap(self, name: str) -> None:
         """Use a version from now on.
 
         Raises:
-            SidError, DataError, RunError: it is broken or of another run, or trial searches find nothing in it
-                (``CanaryError``); the present one stays.
+            SidError, DataError, RunError: it is broken or of another run, trial searches find nothing in it
+                (``CanaryError``), or it could not be tried (``UntriedError``); the present one stays.
         """
         try:
             version = await self._in_pool(lambda: self.store.load(name))
@@ -154,16 +170,29 @@ class Present:
     async def _is_good(self, index: Index) -> bool:
         """Whether trial searches find something in a version; one that was found good is not tried again.
 
-        While the model is broken nothing is tried: items must be removable then, too.
+        While the model is broken nothing is tried: items must be removable then, too. A version whose trial it did not
+        outlive has to wait until it is back.
+
+        Raises:
+            UntriedError: the model was lost, hung or too busy.
         """
-        known, model = self.verdicts.get(index.name), self._loaded.model_key
-        if self._engine.is_broken or (known is not None and known.is_good and known.model == model):
+        known, model, is_broken = self.verdicts.get(index.name), self._loaded.model_key, self._engine.is_broken
+        if (is_broken and index.name != self._untried) or (
+            known is not None and known.is_good and known.model == model
+        ):
             return True
         if self._trials is None:
             settings, space = self._loaded.settings, self._loaded.space
             self._trials = await self._in_pool(lambda: trial_contexts(space.dataset, settings.context.max_events))
         contexts = [c for c in self._trials if c.user_id not in self._forgotten]
-        verdict = await judge(index, contexts, self._engine.submit, model)
+        verdict = None if is_broken else await judge(index, contexts, self._engine.submit, model)
+        if verdict is None:
+            self._untried, self._try_at = index.name, time.monotonic() + RETRY_SECONDS
+            raise UntriedError(
+                f"catalogue {index.name}: the model was lost or too busy while trial searches were asked, so it is not "
+                "used yet; they are asked again"
+            )
+        self._untried = ""
         await self._in_pool(lambda: self.verdicts.put(index.name, verdict))
         return verdict.is_good
 

@@ -20,6 +20,7 @@ from crsearch.serve.child import Unpacker, packed
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Rung, SearchRequest
 from crsearch.serve.jobs import Job
+from crsearch.serve.problems import Problem
 from crsearch.serve.service import SearchService
 
 USER = "u00000"
@@ -103,6 +104,29 @@ def test_a_process_that_is_killed_is_replaced_and_lower_rungs_answer_meanwhile(a
     assert meanwhile.served_by >= Rung.FUSED and meanwhile.degraded == ("model_error",) and meanwhile.items
     assert took < 5
     assert old != new and seen(after) == seen(first)
+
+
+def test_a_version_during_whose_trial_the_process_is_killed_is_tried_again_and_used(apart, monkeypatch):
+    monkeypatch.setattr("crsearch.serve.present.RETRY_SECONDS", 0.5)
+
+    async def work(service):
+        submit, killed = service.engine.submit, []
+
+        def kill(job: Job) -> bool:
+            taken = submit(job)
+            if job.is_trial and not killed:
+                killed.append(service.engine.pid)
+                os.kill(service.engine.pid, signal.SIGKILL)
+            return taken
+
+        service.engine.submit = kill
+        with pytest.raises(Problem, match="not in use yet"):
+            await service.change_items("add", [Item(item_id="new", title="phone case glow")])
+        current = service.store.current()
+        assert await until(lambda: service.index.name == "v000002")
+        return current, service.present.verdicts.get("v000002").is_good, killed != [service.engine.pid]
+
+    assert apart(work) == ("v000002", True, True)
 
 
 def test_a_process_that_hangs_is_replaced(apart, monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from crsearch.encoders import LsaEncoder
+from crsearch.errors import ModelError
 from crsearch.records.types import Context, Item
 from crsearch.searchers.bm25 import Bm25Searcher
 from crsearch.serve.below import NEVER_MS
@@ -16,7 +17,7 @@ from crsearch.serve.canary import LEAST, QUERIES, Verdict, Verdicts, trial_conte
 from crsearch.serve.catalogue import CatalogueStore
 from crsearch.serve.contract import Rung, SearchRequest
 from crsearch.serve.index import RUNG_SYSTEMS, Index
-from crsearch.serve.jobs import TRIAL_SECONDS, Job
+from crsearch.serve.jobs import TRIAL_SECONDS, Job, Outcome
 from crsearch.serve.problems import Problem
 
 NEW = Item(item_id="new", title="phone case glow", category=("phone",), price=3.0)
@@ -91,6 +92,117 @@ def test_a_version_of_another_process_is_tried_once_and_its_pointer_goes_back(se
     tries, name, health = serving(work)
     assert (len(tries), name) == (1, "v000001")
     assert health["refused_catalogue"] and health["model"] == "ok"
+
+
+def lost(job: Job) -> bool:
+    """The process that decodes has ended."""
+    job.fail(ModelError("away"))
+    return True
+
+
+def late(job: Job) -> bool:
+    """Others were before it."""
+    job.give(Outcome(rung=None, why="too few ms were left", degraded=("deadline",)))
+    return True
+
+
+def busy(job: Job) -> bool:
+    """The server stops, or the queue was longer than the deadline."""
+    job.give(Outcome(rung=None, why="busy", degraded=("model_busy",)))
+    return True
+
+
+def hung(job: Job) -> bool:
+    """No answer comes."""
+    return True
+
+
+def full(job: Job) -> bool:
+    """The queue has no room."""
+    return False
+
+
+def away_for_trials(service, how, times: int) -> list[Job]:
+    """The model does not get to the next trial searches; those that it missed."""
+    submit, missed = service.engine.submit, []
+
+    def submitted(job: Job) -> bool:
+        if job.is_trial and job not in missed and len(missed) < times:
+            missed.append(job)
+        if job in missed:
+            return how(job)
+        return submit(job)
+
+    service.engine.submit = submitted
+    return missed
+
+
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    """Trials and the pauses between them are short."""
+    monkeypatch.setattr("crsearch.serve.canary.SECONDS", 1.0)
+    monkeypatch.setattr("crsearch.serve.present.RETRY_SECONDS", 0.3)
+
+
+@pytest.mark.parametrize("how", [lost, late, busy, hung, full])
+def test_a_version_that_could_not_be_tried_is_tried_again(serving, run_folder, impatient, how):
+    async def work(service):
+        await asyncio.to_thread(service.store.warm)  # both would make the encoder under the name of one process
+        missed = away_for_trials(service, how, 1)
+        await asyncio.to_thread(CatalogueStore(run_folder).add, [NEW])
+        await until(lambda: service.present.last_error)
+        away = service.index.name, service.store.current(), service.present.verdicts.get("v000002")
+        error = service.present.last_error
+        await until(lambda: service.index.name == "v000002" or service.store.current() == "v000001")
+        there = service.index.name, service.store.current(), service.present.last_error
+        return away, error, there, missed[0].is_cancelled, swaps(service, "canary")
+
+    away, error, there, is_cancelled, refusals = serving(work)
+    assert away == ("v000001", "v000002", None) and "v000002" in error
+    assert there == ("v000002", "v000002", "") and refusals == 0
+    assert is_cancelled == (how is hung)
+
+
+def test_a_change_that_could_not_be_tried_is_told_so_and_comes_into_use_later(serving, impatient):
+    async def work(service):
+        away_for_trials(service, late, 1)
+        with pytest.raises(Problem) as told:
+            await service.change_items("add", [NEW])
+        await until(lambda: service.index.name == "v000002" or service.store.current() == "v000001")
+        return told.value, service.index.name
+
+    problem, name = serving(work)
+    assert (problem.code, problem.message, name) == ("conflict", "the new version is not in use yet", "v000002")
+
+
+def test_a_start_on_a_version_that_could_not_be_tried_stays_and_tries_again(serving, run_folder, impatient):
+    CatalogueStore(run_folder).add([NEW])  # while no server runs
+
+    async def work(service):
+        missed = away_for_trials(service, lost, 1)  # the trial of the start is still to come
+        await until(lambda: service.present.verdicts.get("v000002") is not None)
+        return len(missed), service.present.verdicts.get("v000002").is_good, service.index.name, service.store.current()
+
+    assert serving(work) == (1, True, "v000002", "v000002")
+
+
+def test_a_version_that_the_model_did_not_outlive_is_not_used_while_it_is_away(serving, impatient):
+    async def work(service):
+        engine = service.engine
+
+        def dies(job: Job) -> bool:
+            engine.failures = 3
+            return lost(job)
+
+        away_for_trials(service, dies, 1)
+        with pytest.raises(Problem):
+            await service.change_items("add", [NEW])
+        await asyncio.sleep(1.0)  # the guard looks every quarter of a second
+        away, engine.failures = service.index.name, 0
+        await until(lambda: service.index.name == "v000002")
+        return away
+
+    assert serving(work) == "v000001"
 
 
 def test_a_start_on_a_version_in_which_nothing_is_found_goes_back_one(serving, run_folder):
