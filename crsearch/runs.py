@@ -391,13 +391,24 @@ class RunDirectory:
         return read_lines(path) if path.exists() else []
 
 
+def split_lines(text: str) -> list[str]:
+    """Lines of a file of ours, without their ends; only a line feed ends one.
+
+    ``str.splitlines`` would split at what texts may hold as well: JSON leaves U+2028, U+2029 and U+0085 as they are.
+
+    >>> split_lines("red\\u2028case\\nblue\\n")
+    ['red\\u2028case', 'blue']
+    """
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def read_lines(path: Path) -> list[Json]:
     """Rows of a JSON-lines file of a run; a last line cut by a crash is dropped.
 
     Raises:
         RunError: a line before the last is not JSON.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = split_lines(path.read_text(encoding="utf-8"))
     rows = []
     for i, line in enumerate(lines):
         try:

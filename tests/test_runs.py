@@ -8,9 +8,22 @@ import resource
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crsearch.errors import RunError, StorageError
-from crsearch.runs import RunDirectory, atomic_directory, read_lines, storage_errors, write_atomic, write_json
+from crsearch.runs import (
+    RunDirectory,
+    atomic_directory,
+    read_lines,
+    split_lines,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
+
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""What ``str.splitlines`` takes for the end of a line."""
 
 
 @pytest.fixture
@@ -199,6 +212,22 @@ def test_a_last_line_cut_by_a_crash_is_dropped_and_one_before_it_is_an_error(run
         f.write('\n{"stage": "a", "step": 3}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl:2: not a JSON line"):
         read_lines(run.path / "metrics.jsonl")
+
+
+@given(texts=st.lists(st.text(st.sampled_from(LINE_ENDS) | st.characters(exclude_categories=["Cs"]))))
+def test_rows_of_any_text_come_back_from_json_lines(texts):
+    written = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    assert [json.loads(line)["text"] for line in split_lines(written)] == texts
+
+
+def test_a_trace_with_line_ends_of_unicode_is_rewound_and_goes_on(run):
+    rows = [{"stage": "rl0", "step": step, "query": f"red{LINE_ENDS}case {step}"} for step in range(4)]
+    for row in rows[:3]:
+        run.append("traces/rollouts/rl0.jsonl", row)
+    run.rewind("traces/rollouts/rl0.jsonl", "rl0", 1)
+    for row in rows[2:]:
+        run.append("traces/rollouts/rl0.jsonl", row)
+    assert read_lines(run.path / "traces/rollouts/rl0.jsonl") == rows
 
 
 # -- stages of another run --------------------------------------------------------------------------------------------

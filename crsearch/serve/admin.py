@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from crsearch.runs import split_lines
 from crsearch.serve.answers import Bucket, Curve, Line, Percentiles, RungRow, SlowQuery, TreeLoad
 from crsearch.serve.contract import Answer, Rung
 from crsearch.serve.index import Index
@@ -192,5 +193,5 @@ def curves(metrics_file: Path) -> list[Curve]:
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in split_lines(file.read_text(encoding="utf-8")):
             yield json.loads(line)

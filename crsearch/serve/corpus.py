@@ -22,6 +22,8 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
+from crsearch.runs import split_lines
+
 Pieces = tuple[tuple[bytes, int], ...]
 """Bytes written short: (piece, times), one after the other."""
 
@@ -98,7 +100,7 @@ def corpus(only: Sequence[str] = (), places: int | None = None) -> list[Case]:
 @cache
 def _rows(name: str) -> tuple[Mapping[str, Any], ...]:
     text = files("crsearch.serve").joinpath("hostile", f"{name}.jsonl").read_text(encoding="utf-8")
-    return tuple(json.loads(line) for line in text.splitlines())
+    return tuple(json.loads(line) for line in split_lines(text))
 
 
 def _surfaces() -> dict[str, Mapping[str, Any]]:

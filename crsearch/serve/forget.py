@@ -7,7 +7,7 @@ makes one that never saw them.
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from crsearch.config import load_settings
 from crsearch.errors import CrsearchError
 from crsearch.records.store import Dataset
 from crsearch.records.types import Part
-from crsearch.runs import SERVING, RunDirectory, file_digest, storage_errors, write_atomic
+from crsearch.runs import SERVING, RunDirectory, file_digest, split_lines, storage_errors, write_atomic
 from crsearch.serve.feedback import FeedbackStore, feedback_file
 
 _NOT_OF_USERS = ("models", "sids", "checkpoints", f"{SERVING}/catalogue", f"{SERVING}/encoder")
@@ -163,9 +163,13 @@ def _is_theirs(value: Any, user_id: str, ids: Collection[str]) -> bool:
 
 
 def _lines(path: Path, user_id: str, ids: Collection[str]) -> bytes | None:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = split_lines(path.read_text(encoding="utf-8"))
     kept = [line for line in lines if not (line.strip() and _is_theirs(_value(line), user_id, ids))]
-    return None if len(kept) == len(lines) else "".join(kept).encode()
+    return None if len(kept) == len(lines) else _text(kept)
+
+
+def _text(lines: Sequence[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode()
 
 
 def _value(text: str) -> Any:
@@ -189,9 +193,9 @@ def _json(path: Path, user_id: str, ids: Collection[str]) -> bytes | None:
 
 
 def _trec(path: Path, user_id: str, ids: Collection[str]) -> bytes | None:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = split_lines(path.read_text(encoding="utf-8"))
     kept = [line for line in lines if not line.strip() or unquote(line.split()[0]) not in ids]
-    return None if len(kept) == len(lines) else "".join(kept).encode()
+    return None if len(kept) == len(lines) else _text(kept)
 
 
 # -- what is told -----------------------------------------------------------------------------------------------------

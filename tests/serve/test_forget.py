@@ -13,7 +13,7 @@ from crsearch.pipeline.again import evaluate_again
 from crsearch.records.store import Dataset
 from crsearch.records.types import User
 from crsearch.report import write_report
-from crsearch.runs import RunDirectory
+from crsearch.runs import RunDirectory, read_lines
 from crsearch.serve.contract import SearchRequest
 from crsearch.serve.feedback import FeedbackStore, feedback_file
 from crsearch.serve.forget import forget
@@ -77,6 +77,19 @@ def test_no_file_of_the_run_holds_a_canary_afterwards(run):
     }
     assert json.loads((run / "traces/thoughts/crs.json").read_text()).get("other") == "kept"
     assert any("no model was trained on" in line for line in told.left)
+
+
+def test_a_user_whose_texts_hold_line_ends_of_unicode_is_removed(run):
+    user = of_part(Dataset.load(run / "data"), "test")
+    mine = next(s.search_id for s in Dataset.load(run / "data").searches if s.user_id == user)
+    with (run / "traces" / "distilled.jsonl").open("a", encoding="utf-8") as file:
+        for search_id in (mine, "another"):
+            row = {"search_id": search_id, "thought": f"{search_id}\u2028and\u2029then\x85so"}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    forget(run, user)
+    left = read_lines(run / "traces" / "distilled.jsonl")
+    assert left[-1] == {"search_id": "another", "thought": "another\u2028and\u2029then\x85so"}
+    assert mine not in {row["search_id"] for row in left}
 
 
 def test_the_second_call_finds_nothing(run):
