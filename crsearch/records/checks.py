@@ -126,7 +126,7 @@ def items_of(rows: Sequence[Mapping[str, Any]], source: str, now: datetime | Non
     """The same for rows that are JSON values already, e.g. of a request; ``source`` is what messages call them.
 
     Raises:
-        DataError: broken rows, an item that stands twice.
+        BrokenRecords: a DataError; broken rows (numbered from 1), an item that stands twice.
     """
     problems: list[Problem] = []
     now = now or datetime.now(UTC)

@@ -31,12 +31,24 @@ class Problem:
         return f"{where}: {self.message}. {self.fix[:1].upper()}{self.fix[1:]} [{self.rule}]"
 
 
+class BrokenRecords(DataError):
+    """Rows that break rules.
+
+    Attributes:
+        problems: all of them, in the order of the rows.
+    """
+
+    def __init__(self, problems: Sequence[Problem], shown: int) -> None:
+        more = f"\n... and {len(problems) - shown:,} more" if len(problems) > shown else ""
+        super().__init__("\n".join(map(str, problems[:shown])) + more)
+        self.problems = tuple(problems)
+
+
 def refuse(problems: Sequence[Problem], shown: int = 3) -> None:
     """Raise if there is any problem.
 
     Raises:
-        DataError: the first ``shown`` problems and how many more there are.
+        BrokenRecords: a DataError; the first ``shown`` problems and how many more there are.
     """
     if problems:
-        more = f"\n... and {len(problems) - shown:,} more" if len(problems) > shown else ""
-        raise DataError("\n".join(map(str, problems[:shown])) + more)
+        raise BrokenRecords(problems, shown)

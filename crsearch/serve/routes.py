@@ -11,6 +11,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
+from crsearch.records.checks import items_of
+from crsearch.records.problems import BrokenRecords
 from crsearch.records.types import Item
 from crsearch.serve.answers import (
     Alive,
@@ -310,7 +312,22 @@ async def _body(request: Request, model: type[Body], config: ServeConfig) -> Bod
 
 
 def _items(change: ItemsChange) -> list[Item]:
-    return [Item(**{**dict(record), "category": tuple(record.category)}) for record in change.items]
+    """The items of a request, held to the rules of the records.
+
+    Raises:
+        Problem: ``invalid_request`` with the field of the first that breaks one.
+    """
+    try:
+        return items_of([record.model_dump() for record in change.items], "items")
+    except BrokenRecords as e:
+        first = e.problems[0]  # what it says holds the value, which is never sent back; the rule and the fix do not
+        row = (first.line or 1) - 1
+        raise Problem(
+            "invalid_request",
+            f"an item breaks a rule of the records: {first.rule}",
+            field=f"items.{row}.{first.column}",
+            hint=first.fix,
+        ) from e
 
 
 def _takes(model: type[BaseModel]) -> dict[str, Any]:

@@ -124,6 +124,30 @@ def test_items_come_and_go_while_it_serves_and_are_found_at_once(calling):
     assert (found["versions"]["catalogue"], gone["versions"]["catalogue"]) == ("v000002", "v000003")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field", "rule"),
+    [
+        ({"item_id": " \x00\u202eX\n"}, "items.1.item_id", "bad-id"),
+        ({"title": " "}, "items.1.title", "empty-title"),
+        ({"price": 1e300}, "items.1.price", "bad-price"),
+        ({"sales": 1e300}, "items.1.sales", "bad-sales"),
+        ({"item_id": "new-0"}, "items.1.item_id", "duplicate"),
+    ],
+)
+@pytest.mark.parametrize("action", ["add", "replace"])
+def test_items_over_http_keep_the_rules_of_the_records(calling, action, wrong, field, rule):
+    async def work(client, service):
+        good = [{"item_id": f"new-{n}", "title": "phone case", "price": 3.0} for n in range(2)]
+        body = {"items": [good[0], {**good[1], **wrong}]}
+        return await client.post(f"/v1/admin/items/{action}", json=body), service.index.name
+
+    reply, name = calling(work)
+    found = error(reply)
+    assert (reply.status_code, found["code"], found["field"], name) == (422, "invalid_request", field, "v000001")
+    assert found["message"] == f"an item breaks a rule of the records: {rule}"
+    assert "\u202e" not in reply.text and "300" not in reply.text
+
+
 def test_users_suggestions_facets_and_the_tree_can_be_looked_at(calling):
     async def work(client, service):
         paths = ("/v1/users?limit=2", f"/v1/users/{USER}", "/v1/suggest?q=ph", "/v1/facets", "/v1/systems", "/v1/sids")
