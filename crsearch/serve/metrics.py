@@ -25,6 +25,7 @@ class Metrics:
         self.rejected = Counter("rejected", "Searches refused because the queue was full", **own)  # type: ignore[arg-type]
         self.joined = Counter("joined", "Searches that shared the work of an equal one", **own)  # type: ignore[arg-type]
         self.client_closed = Counter("client_closed", "Streams whose reader left early", **own)  # type: ignore[arg-type]
+        self.feedback_lost = Counter("feedback_lost", "Answers and judgements that could not be kept", **own)  # type: ignore[arg-type]
         self.swaps = Counter("catalogue_swaps", "Catalogue versions taken into use", ["outcome"], **own)  # type: ignore[arg-type]
         self._own = own
         # finding the series of a label costs more than counting; both come from closed sets

@@ -145,7 +145,7 @@ def _searching(service: SearchService, config: ServeConfig) -> APIRouter:
 
     @router.post("/v1/feedback", openapi_extra=_takes(Judgement), status_code=202)
     @needs("search")
-    @gives(202, refuses=("not_found",))
+    @gives(202, refuses=("not_found", "not_ready"))
     async def feedback(request: Request) -> Kept:
         """What a user did with an item of an answer."""
         await service.judge(await _body(request, Judgement, config))

@@ -88,7 +88,7 @@ class SearchService:
         self.announce: Callable[[BaseException | None], None] = lambda failure: None
         """Told of the end of the start."""
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="crsearch-pool")
-        self._scribe = Scribe(self.feedback)
+        self._scribe = Scribe(self.feedback, self.metrics)
         self.searches = Searches(
             config, loaded, self.present, self.contexts, self.engine, self.below, self._scribe, self.metrics,
             self.recent, self._in_pool,
