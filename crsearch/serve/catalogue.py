@@ -67,6 +67,10 @@ _CURRENT = "current"
 _UNSTORED = {"problem", "is_current"}
 
 
+class CatalogueBusy(RunError):
+    """Another process is changing the catalogue for long."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class About:
     """How a version came about; all counts are of items."""
@@ -147,7 +151,8 @@ class CatalogueStore:
         run: a run directory with semantic IDs and a model.
 
     Raises (by every method):
-        RunError: no such run; the version asked for is damaged, unknown or of other semantic IDs than the run's.
+        RunError: no such run; the version asked for is damaged, unknown or of other semantic IDs than the run's;
+            another process changes the catalogue for long (``CatalogueBusy``).
         StorageError: no room or no permission; the version in use stays.
     """
 
@@ -552,7 +557,7 @@ class CatalogueStore:
                 if time.monotonic() > give_up:
                     holder = os.pread(file, 1_000, 0).decode("utf-8", "replace") or "another process"
                     os.close(file)
-                    raise RunError(f"{self.place}: in use by {holder}; wait for it, or stop it") from None
+                    raise CatalogueBusy(f"{self.place}: in use by {holder}; wait for it, or stop it") from None
                 time.sleep(0.01)
             except OSError as e:
                 os.close(file)

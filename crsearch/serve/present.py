@@ -12,16 +12,17 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
-from crsearch.errors import CrsearchError
+from crsearch.errors import CrsearchError, DataError, SidError, StorageError
 from crsearch.records.types import Context
 from crsearch.serve.answers import VersionRow, Versions
 from crsearch.serve.canary import CanaryError, UntriedError, Verdict, Verdicts, judge, trial_contexts
-from crsearch.serve.catalogue import About, Version
+from crsearch.serve.catalogue import About, CatalogueBusy, Version
 from crsearch.serve.index import Index
 from crsearch.serve.jobs import Decoder
 from crsearch.serve.loaded import Loaded
 from crsearch.serve.metrics import Metrics
 from crsearch.serve.problems import Problem
+from crsearch.serve.security import log_broken
 
 FULL = "sid_space_full: no deduplication code is left for an item; train again with more sids.spare_duplicates"
 REFUSED = "add takes ids that are not in the catalogue, replace and remove those that are; see crsearch items list"
@@ -29,6 +30,10 @@ FAILED = "trial searches found nothing in the new version: see the admin page, a
 UNTRIED = "the version is made, but the model was too busy to try it, or away; it is used when it has been tried"
 RETRY_SECONDS = 5.0
 """Pause before a version that could not be tried is tried again."""
+NO_ROOM = "the disk is full or not writable: mend that, then send it again"
+BUSY = "another process changes the catalogue: wait for it, then send it again"
+UNUSABLE = "there is no such version, or it cannot be used: see the log and crsearch items versions"
+
 
 Pool = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Does work that would block the event loop beside it."""
@@ -71,6 +76,8 @@ class Present:
         """Why the newest version was refused; "" = it was not."""
         self._untried, self._try_at = "", 0.0
         """The version that could not be tried, and when it will be again."""
+        self._failed = ""
+        """The version that could not be used, as long as the pointer on disk names it; it is not tried again."""
         self._trials: list[Context] | None = None
         self._changing = asyncio.Lock()
         """Held while a version is made or taken into use, so that none is followed by the one before it."""
@@ -87,7 +94,9 @@ class Present:
             async with self._changing:
                 name = await self._in_pool(self.store.current)
                 waits = name == self._untried and time.monotonic() < self._try_at
-                if name != self.index.name and not waits and not self._has_failed(name):
+                if name == self.index.name:
+                    self._failed = ""
+                elif name != self._failed and not waits and not self._has_failed(name):
                     await self._swap(name)
         except Exception as e:  # whatever it is, the next look must come
             self._refused(e)
@@ -104,15 +113,11 @@ class Present:
         async with self._changing:
             try:
                 name = (await self._in_pool(change)).name
-            except CrsearchError as e:
-                full = "sid_space_full" in str(e)
-                raise Problem("conflict", "the catalogue was not changed", hint=FULL if full else REFUSED) from e
-            try:
                 await self._swap(name)
-            except CanaryError as e:
-                raise Problem("conflict", "the catalogue was not changed", hint=FAILED) from e
             except UntriedError as e:
                 raise Problem("conflict", "the new version is not in use yet", hint=UNTRIED) from e
+            except CrsearchError as e:
+                raise _unchanged(e) from e
             return name
 
     async def try_out(self) -> None:
@@ -144,8 +149,9 @@ class Present:
         """Use a version from now on.
 
         Raises:
-            SidError, DataError, RunError: it is broken or of another run, trial searches find nothing in it
-                (``CanaryError``), or it could not be tried (``UntriedError``); the present one stays.
+            SidError, DataError, RunError: it is broken or of another run, or trial searches find nothing in it
+                (``CanaryError``): the present one stays, and the pointer on disk goes back to it. Or it could not be
+                tried (``UntriedError``): the present one stays, and it is tried again.
         """
         try:
             version = await self._in_pool(lambda: self.store.load(name))
@@ -154,12 +160,22 @@ class Present:
             if not (_only_removes(version, self.index.name) or await self._is_good(index)):
                 await self._in_pool(lambda: self.store.rollback(self.index.name))
                 raise self._found_nothing(index.name)
-        except CrsearchError as e:
+        except Exception as e:
+            if not isinstance(e, CanaryError | UntriedError):
+                await self._go_back(name)
             self._refused(e)
             raise
         self.index, self.last_error = index, ""
         self._metrics.swaps.labels("ok").inc()
         self._used(index)
+
+    async def _go_back(self, failed: str) -> None:
+        """Name the version in use again on disk; where that fails, too, the other one is left alone."""
+        self._failed = failed
+        try:
+            await self._in_pool(lambda: self.store.rollback(self.index.name))
+        except Exception as e:  # what is told is why the version failed
+            log_broken("", e)
 
     def _refused(self, error: Exception) -> None:
         if str(error) != self.last_error:
@@ -218,6 +234,22 @@ class Present:
             "previous": None if here is None else here.parent,
             "versions": [_row(v, current, self.verdicts.get(v.name)) for v in reversed(versions)],
         }
+
+
+def _unchanged(error: CrsearchError) -> Problem:
+    """What the sender of a change is told; what they cannot mend is logged."""
+    code, hint = "conflict", UNUSABLE
+    if isinstance(error, DataError):
+        hint = REFUSED
+    elif isinstance(error, CanaryError):
+        hint = FAILED
+    elif isinstance(error, SidError) and "sid_space_full" in str(error):
+        hint = FULL
+    elif isinstance(error, StorageError | CatalogueBusy):
+        code, hint = "not_ready", NO_ROOM if isinstance(error, StorageError) else BUSY
+    if hint in (UNUSABLE, NO_ROOM, BUSY):
+        log_broken("", error)
+    return Problem(code, "the catalogue was not changed", hint=hint)
 
 
 def _only_removes(version: Version, present: str) -> bool:

@@ -268,14 +268,14 @@ def _changing(service: SearchService, config: ServeConfig) -> APIRouter:
 
     @router.post("/v1/admin/catalogue/rollback", openapi_extra=_takes(Rollback))
     @needs("admin")
-    @gives(refuses=("conflict",))
+    @gives(refuses=("conflict", "not_ready"))
     async def rollback(request: Request) -> InUse:
         """Use another version of the catalogue."""
         return {"catalogue": await service.rollback((await _body(request, Rollback, config)).name)}
 
     @router.post("/v1/admin/items/add", openapi_extra=_takes(ItemsChange))
     @needs("admin", body_bytes=ITEMS_BYTES)
-    @gives(refuses=("conflict",))
+    @gives(refuses=("conflict", "not_ready"))
     async def add_items(request: Request) -> InUse:
         """Add items; they can be found when this answers."""
         change = await _body(request, ItemsChange, config)
@@ -283,7 +283,7 @@ def _changing(service: SearchService, config: ServeConfig) -> APIRouter:
 
     @router.post("/v1/admin/items/replace", openapi_extra=_takes(ItemsChange))
     @needs("admin", body_bytes=ITEMS_BYTES)
-    @gives(refuses=("conflict",))
+    @gives(refuses=("conflict", "not_ready"))
     async def replace_items(request: Request) -> InUse:
         """Give items other records; they keep their semantic IDs."""
         change = await _body(request, ItemsChange, config)
@@ -291,7 +291,7 @@ def _changing(service: SearchService, config: ServeConfig) -> APIRouter:
 
     @router.post("/v1/admin/items/remove", openapi_extra=_takes(ItemsRemoval))
     @needs("admin", body_bytes=ITEMS_BYTES)
-    @gives(refuses=("conflict",))
+    @gives(refuses=("conflict", "not_ready"))
     async def remove_items(request: Request) -> InUse:
         """Remove items; they are found no more when this answers."""
         return {"catalogue": await service.remove_items((await _body(request, ItemsRemoval, config)).item_ids)}
