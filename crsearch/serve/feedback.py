@@ -82,7 +82,7 @@ class FeedbackStore:
     Args:
         path: the SQLite file (``feedback_file(run)``); made at the first use, with its folder.
         max_searches: searches kept; the oldest go first.
-        max_days: days that a search is kept.
+        max_days: days that a search is kept and can be judged; older ones go when the file is opened, and now and then.
 
     Raises (by every method):
         RunError: the file is no feedback, damaged or of a newer format.
@@ -160,7 +160,8 @@ class FeedbackStore:
         if kind not in get_args(Kind):
             raise DataError(f"kind = {str(kind)[:20]!r}: write {', '.join(get_args(Kind))}")
         with self._writing() as db:
-            found = db.execute("SELECT shown FROM searches WHERE request_id = ?", (request_id,)).fetchone()
+            known = "SELECT shown FROM searches WHERE request_id = ? AND at >= ?"
+            found = db.execute(known, (request_id, self._oldest())).fetchone()
             if found is None:
                 raise UnknownRequest(
                     f"request_id: no such answer is remembered (for {self.max_days:g} days, {self.max_searches:,} "
@@ -178,8 +179,12 @@ class FeedbackStore:
                 (request_id, item_id, kind, clock.time()),
             )
 
+    def _oldest(self) -> float:
+        """When the oldest search was that is still kept."""
+        return clock.time() - 86_400 * self.max_days
+
     def _drop_old(self, db: sqlite3.Connection) -> None:
-        db.execute("DELETE FROM searches WHERE at < ?", (clock.time() - 86_400 * self.max_days,))
+        db.execute("DELETE FROM searches WHERE at < ?", (self._oldest(),))
         db.execute(
             "DELETE FROM searches WHERE number <= (SELECT number FROM searches ORDER BY number DESC LIMIT 1 OFFSET ?)",
             (self.max_searches,),
@@ -309,6 +314,7 @@ class FeedbackStore:
                 )
             if version < FORMAT:
                 db.executescript(f"{_TABLES} PRAGMA user_version={FORMAT};")
+            self._drop_old(db)  # a process that ends before it has served many would never come to it
         except BaseException:
             db.close()
             raise

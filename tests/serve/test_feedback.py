@@ -104,6 +104,19 @@ def test_the_old_go(tmp_path, monkeypatch):
     assert store.counts()["searches"] == 1
 
 
+def test_the_old_go_when_the_file_is_opened_and_cannot_be_judged_before(tmp_path, monkeypatch):
+    store = FeedbackStore(tmp_path / "f.sqlite", max_days=1.0)
+    serve(store, "old")
+    now = module.clock.time()
+    monkeypatch.setattr(module.clock, "time", lambda: now + 2 * 86_400)
+    serve(store, "new")
+    with pytest.raises(UnknownRequest, match="for 1 days"):
+        store.judge("old", "a", "click")
+    store.judge("new", "a", "click")
+    store.close()
+    assert store.counts()["searches"] == 1
+
+
 def test_no_write_waits_for_the_disk_more_than_the_log_needs(store):
     serve(store, "r1")
     with store._open() as db:
