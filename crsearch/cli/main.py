@@ -230,10 +230,9 @@ def search(
 ) -> None:
     """Search with the trained model: the thought, then the items; --json prints the envelope that a server sends."""
     from crsearch.cli.show import echo_json, show_answer
-    from crsearch.serve.contract import SearchRequest
-    from crsearch.serve.once import search_once
+    from crsearch.serve.once import request_of, search_once
 
-    request = SearchRequest(query=query, user_id=user, top_k=k, mode="think" if think else "fast", place=place)
+    request = request_of(query=query, user_id=user, top_k=k, mode="think" if think else "fast", place=place)
     answer = search_once(run_folder, request)
     echo_json(dataclasses.asdict(answer)) if as_json else show_answer(answer)
 

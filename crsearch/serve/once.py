@@ -7,11 +7,28 @@ from crsearch.errors import DataError, RunError
 from crsearch.serve.config import ServeConfig
 from crsearch.serve.contract import Answer, SearchRequest
 from crsearch.serve.engine import Engine
+from crsearch.serve.parse import read_model
 from crsearch.serve.problems import Problem
 from crsearch.serve.service import SearchService
 
 PATIENCE_MS = 10_000
 """Deadline of a search in the terminal."""
+
+
+def request_of(**typed: object) -> SearchRequest:
+    """A search as it was typed in a terminal, held to the rules of one over HTTP.
+
+    Raises:
+        DataError: a value that no search may have, by the name of its field.
+
+    >>> request_of(query="case", user_id="")
+    Traceback (most recent call last):
+    crsearch.errors.DataError: user_id: String should have at least 1 character
+    """
+    try:
+        return read_model(SearchRequest, typed)
+    except Problem as e:
+        raise DataError(f"{e.field}: {e.hint}") from e
 
 
 def search_once(run: Path, request: SearchRequest) -> Answer:

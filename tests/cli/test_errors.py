@@ -100,6 +100,9 @@ def test_settings_that_are_not_toml_are_named_with_the_line(refused, tmp_path):
             "DataError: there is no such user: take one of",
         ),
         (["search", "{run}", " "], "DataError: the query is empty"),
+        (["search", "{run}", "caf\udce9"], "DataError: query: Input should be a valid string"),
+        (["search", "{run}", "case", "--user", ""], "DataError: user_id: String should have at least 1 character"),
+        (["search", "{run}", "case", "--place", "x" * 600], "DataError: place: String should have at most 512 char"),
         (["search", "{run}", "case", "-k", "0"], "Invalid value for '-k'"),
         (["evaluate", "{run}", "--searcher", "bm52"], "'bm52' is not one of crs, "),
         (

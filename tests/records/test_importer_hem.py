@@ -164,6 +164,20 @@ class TestFaults:
         with pytest.raises(DataError, match=r"interactions\.csv\.gz:38: .*a right row"):
             import_hem(tmp_path, SPLIT)
 
+    @pytest.mark.parametrize("unit", [10**3, 10**6, 10**300], ids=["milliseconds", "microseconds", "no time at all"])
+    @pytest.mark.parametrize(
+        ("write", "where"),
+        [
+            (write_prepared, "interactions.csv.gz:2:timestamp"),
+            (write_public, "reviews_Beauty.json.gz:1:unixReviewTime"),
+        ],
+    )
+    def test_a_time_that_is_not_in_seconds_is_named_with_a_right_row(self, tmp_path, write, where, unit):
+        write(tmp_path, events=[("U0", "B1", 1_318_896_000 * unit, 0)])
+        with pytest.raises(DataError, match="is no time in Unix seconds; a right row") as error:
+            import_hem(tmp_path, SPLIT, core=0)
+        assert str(error.value).startswith(f"{tmp_path / where}: ") and str(error.value).endswith("[bad-time]")
+
     def test_a_folder_of_something_else_names_what_is_needed(self, tmp_path):
         (tmp_path / "log.txt").write_text("")
         with pytest.raises(DataError, match=r"reviews_<Category>\.json.*there are: log\.txt"):

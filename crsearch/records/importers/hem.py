@@ -27,6 +27,7 @@ from crsearch.records.importers.stopwords import INQUERY_STOPWORDS
 from crsearch.records.rows import find_table, read_lines, read_rows
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item, Search, User
+from crsearch.records.values import short
 
 REVIEW = {"reviewerID": "A1YJEY40YUW4SE", "asin": "B004756YJA", "unixReviewTime": 1318896000}
 META = {"asin": "B004756YJA", "title": "Nail Lacquer", "brand": "OPI", "categories": [["Beauty", "Makeup", "Nails"]]}
@@ -207,9 +208,11 @@ def _prepared_purchases(path: Path) -> Iterator[Purchase]:
     for row in readable(read_rows(path), INTERACTION):
         values = row.values
         try:
-            yield Purchase(values["user_id"], values["asin"], int(values["timestamp"]), int(values["seq_no"]))
+            purchase = Purchase(values["user_id"], values["asin"], int(values["timestamp"]), int(values["seq_no"]))
         except (KeyError, TypeError, ValueError) as e:
             raise DataError(f"{path}:{row.line}: {values} is no purchase ({e!r}); a right row: {INTERACTION}") from e
+        _check_time(path, row.line, "timestamp", purchase.timestamp, INTERACTION)
+        yield purchase
 
 
 def _prepared_queries(path: Path | None) -> dict[str, str]:
@@ -243,6 +246,7 @@ def _reviews(path: Path) -> Iterator[Purchase]:
         except ValueError as e:
             raise DataError(f"{path}:{line}: not JSON ({e}); a right row: {json.dumps(REVIEW)}") from e
         _checked(path, line, values, REVIEW)
+        _check_time(path, line, "unixReviewTime", values["unixReviewTime"], REVIEW)
         yield Purchase(values["reviewerID"], values["asin"], values["unixReviewTime"], seq)
 
 
@@ -278,3 +282,13 @@ def _checked(path: Path, line: int, values: Any, example: Mapping[str, Any]) -> 
                 f"{path}:{line}:{name}: {value!r} is no {type(right).__name__}; a right row: {dict(example)}"
             )
     return values
+
+
+def _check_time(path: Path, line: int, name: str, seconds: int | float, right: Mapping[str, Any]) -> None:
+    """Refuse what is no time in Unix seconds; milliseconds and microseconds of our days lie after the year 9999."""
+    try:
+        datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError) as e:
+        raise DataError(
+            f"{path}:{line}:{name}: {short(seconds)} is no time in Unix seconds; a right row: {dict(right)} [bad-time]"
+        ) from e
