@@ -12,7 +12,6 @@ Source: trie-constrained decoding, (GENRE, DSI, TIGER, CRS §3.4); layout: this 
 """
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -235,21 +234,22 @@ class Trie:
         return TrieMask(self.state, self.state.fold(allowed & self.state.alive_N))
 
     def save(self, path: str | Path) -> None:
-        """Write one ``.npy`` file of 32-bit integers, whole or not at all."""
+        """Write one ``.npy`` file of 32-bit integers, whole or not at all; who may read it says the umask."""
         path, s = Path(path), self.state
         alive = np.packbits(s.alive_N)
         alive = np.pad(alive, (0, -len(alive) % 4)).view(np.int32)
         head = np.array([_MAGIC, _VERSION, s.depth, *(len(t) for t in s.token)], dtype=np.int32)
         data = np.concatenate([head, *s.token, *s.first, s.row, alive])
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            try:
+        tmp = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+        try:
+            with tmp.open("wb") as file:
                 np.save(file, data)
                 file.flush()
                 os.fsync(file.fileno())
-            except BaseException:
-                Path(file.name).unlink()
-                raise
-        Path(file.name).replace(path)
+            tmp.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            tmp.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path, mmap: bool = True) -> "Trie":
@@ -291,6 +291,15 @@ class Trie:
             found &= inside
             found[inside] &= s.token[level][node[inside]] == token[inside]
         return node, found
+
+
+def _sync_folder(path: Path) -> None:
+    """See to it that a rename in a folder is on the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _checked(tokens_NL: Any) -> np.ndarray:

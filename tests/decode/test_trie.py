@@ -1,5 +1,7 @@
 """The trie against sets of prefixes, and its files, changes and errors."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,29 @@ def test_a_saved_trie_is_the_same_when_loaded(tmp_path_factory, mmap, tokens_NL)
     assert (loaded.tokens() == tokens_NL).all()
     assert loaded.state.alive_N.tolist() == trie.state.alive_N.tolist()
     assert [p.name for p in path.parent.iterdir()] == ["trie.npy"]
+
+
+def test_a_saved_trie_can_be_read_by_whom_the_umask_lets(tmp_path: Path):
+    before = os.umask(0o022)
+    try:
+        Trie.from_tokens(GOLDEN).save(tmp_path / "trie.npy")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "trie.npy").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_trie_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch):
+    path = tmp_path / "trie.npy"
+    Trie.from_tokens(GOLDEN).save(path)
+    whole = path.read_bytes()
+
+    def no_room(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        Trie.from_tokens(GOLDEN).save(path)
+    assert path.read_bytes() == whole and [p.name for p in tmp_path.iterdir()] == ["trie.npy"]
 
 
 def test_broken_files_are_refused(tmp_path: Path):
