@@ -109,7 +109,7 @@ def evaluate_records(
         result = {
             "searchers": rows,
             "not_run": {n: lacking[n] for n in wanted if n in lacking},
-            "test_queries": len(examples),
+            "test_queries": len(evaluator.examples),
             "invalid_items": sum(e.invalid_items for e in evaluations),
         }
         write_json(evaluator.folder / "results.json", result)

@@ -12,7 +12,7 @@ from crsearch.pipeline.systems import SAVED_BY_TRAINER, baseline_config, baselin
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.types import Example
 from crsearch.runs import StageRecord, read_lines, write_atomic, write_json
-from crsearch.train.answer import answer_thinking, catalogue_trie
+from crsearch.train.answer import catalogue_trie
 from crsearch.train.examples import TreeBuilder, split_users
 from crsearch.train.rl import policy_stage
 from crsearch.train.select import correct, incorrect
@@ -176,8 +176,8 @@ class Learner:
             bench = self.bench(start, users)
             return self.trained(name, continue_directly(bench, name, key, users, tokens, optim))
 
-        inputs = [before.key, tokens, self.settings.align.model_dump(), optim.model_dump()]
-        return self.training(name, inputs, work)
+        config = [self.settings.align.model_dump(), self.settings.mixture.items, optim.model_dump()]
+        return self.training(name, [before.key, tokens, config], work)
 
     def baseline(self, name: str, start: StageRecord, tokens: float) -> StageRecord:
         """A generative baseline.
@@ -206,24 +206,25 @@ class Learner:
 
     # -- choice -------------------------------------------------------------------------------------------------------
     def validate(self, stage: str, record: StageRecord) -> StageRecord:
-        """NDCG@10 of a thinking stage on validation users; what ``loop.select`` looks at."""
+        """NDCG@10 of a thinking stage on validation users, as on test users; what ``loop.select`` looks at."""
         users = self.space.examples("valid")[: self.settings.loop.valid_users]
+        exclude_history, decode = self.settings.evaluate.exclude_history, self.settings.decode
 
         def work(_: str) -> Outputs:
-            from crsearch.evaluate.metrics import metrics_from_ranks
+            from crsearch.evaluate.evaluation import evaluate
+            from crsearch.searchers.crs import CrsSearcher
 
-            bench = self.bench(stage, users)
-            trie = catalogue_trie(bench.builder.bundle)
-            bench.builder.bundle.model.eval()
-            answers = answer_thinking(bench.builder, [e.context for e in users], trie, self.settings.decode, 10)
-            rows = [bench.builder.catalogue.row(e.target) for e in users]
-            ranks = [a.rows.index(r) + 1 if r in a.rows else 0 for a, r in zip(answers, rows, strict=True)]
-            means = {name: float(values.mean()) for name, values in metrics_from_ranks(ranks).items()}
+            builder = self.bench(stage, users).builder
+            builder.bundle.model.eval()
+            searcher = CrsSearcher(builder, catalogue_trie(builder.bundle), decode, name=stage)
+            ids = self.space.dataset.catalogue.ids
+            done = evaluate(searcher, users, ids, exclude_history=exclude_history, batch=decode.batch)
+            means = {name: float(values.mean()) for name, values in done.per_query().items()}
             self.space.run.rewind("metrics.jsonl", f"valid.{stage}", -1)
             self.space.run.log(f"valid.{stage}", 0, means)
             return [], {"users": len(users), **means}
 
-        inputs = [record.key, len(users), self.settings.decode.model_dump()]
+        inputs = [record.key, len(users), decode.model_dump(), exclude_history]
         return self.space.stages.do(f"valid.{stage}", inputs, work)
 
     def traces(self, bench: Workbench) -> Thoughts:

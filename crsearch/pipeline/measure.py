@@ -108,6 +108,7 @@ class Evaluator:
         config = [
             self.config.model_dump(exclude={"searchers", "bootstrap", "cut_tokens"}),
             self.space.settings.decode.model_dump(),
+            self.space.settings.context.max_events,
         ]
         return self.space.stages.do(f"eval.{name}", [inputs, config, len(self.examples)], work)
 

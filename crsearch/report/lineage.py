@@ -54,7 +54,8 @@ def behind(found: Found, system: str) -> Sequence[str]:
     if system in FINAL:
         final = found.results.get("final_stage")
         return stages[: stages.index(final) + 1] if final in stages else ()
-    own = ("direct0", "direct") if system == "crs-direct" else (system,) if system in BASELINES else ()
+    control = ("direct0", "direct") if "sft1" in stages else ("direct",)  # without a loop it begins at align
+    own = control if system == "crs-direct" else (system,) if system in BASELINES else ()
     trained = [stage for stage in own if found.stage_numbers(stage).get("tokens_sum")]
     starts_later = system == "crs-direct" or system in FROM_ALIGN
     return [*(s for s in stages if s == "align" and starts_later), *trained] if trained else ()

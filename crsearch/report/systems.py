@@ -82,7 +82,7 @@ def _unequal_control(found: Found) -> str:
         return ""
     return (
         f" crs-direct was to see as many tokens as crs in all stages; here it saw {percent(control / own, 0)} of those "
-        "of crs, since an earlier stage was kept or steps are whole."
+        "of crs, since validation kept an earlier stage or steps are whole."
     )
 
 

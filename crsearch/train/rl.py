@@ -247,7 +247,7 @@ def _updates(
     model.train()
     weights = {
         "item_words": config.anchor_item_words, "direct": config.anchor_direct, "name": config.anchor_name,
-        "think": config.anchor_think, "item_to_sid": config.anchor_items,
+        "think": config.anchor_think * (1.0 + bench.settings.mixture.answer), "item_to_sid": config.anchor_items,
     }  # fmt: skip
     update = lay_out(bench.builder, rollout, extra, anchors=any(weights.values()))
     temperature_M = torch.where(update.is_policy_M, config.temperature, 1.0)

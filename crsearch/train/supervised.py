@@ -196,14 +196,13 @@ def continue_directly(
 
     Args:
         examples: all training examples, those of the loop too.
-        tokens: how many to train on, to the nearest step.
+        tokens: how many to train on, to the nearest step of mean size.
         optim: rates and schedule.
     """
     config = bench.settings.align
-    per_user = sum(len(bench.builder.trunk(e.context).ids) for e in examples) / len(examples)
+    per_user = sum(len(bench.builder.user(e, history=config.history_targets)) for e in examples) / len(examples)
     probe = sum(len(t) for t in bench.item_trees(stage, config.batch, 0, both=False))
-    direct = len(bench.builder.direct(0, 1).ids)
-    steps = max(1, round(tokens / (config.batch * (per_user + direct) + probe)))
+    steps = max(1, round(tokens / (config.batch * per_user + probe)))
     if config.max_steps is not None:
         steps = min(steps, config.max_steps)
 

@@ -96,7 +96,8 @@ class Arm:
             trained = path[: path.index(self.results["final_stage"]) + 1]
         else:
             first = [] if own not in BASELINES or baseline_start(own) == "base" else [baseline_start(own)]
-            trained = ["align", "direct0", "direct"] if own == "direct" else [*first, own]
+            begun = ["direct0"] if "sft1" in self.loop else []  # the control begins at align where there is no loop
+            trained = ["align", *begun, "direct"] if own == "direct" else [*first, own]
         return sum((float(self.stages[s]["numbers"].get("tokens_sum", 0)) for s in trained if s in self.stages), 0.0)
 
     def cpu_seconds(self, stages: Collection[str]) -> dict[str, float]:
