@@ -491,6 +491,8 @@ def import_(
     from crsearch.cli.show import echo_json, show_import
     from crsearch.config import load_settings
     from crsearch.records.importers import IMPORTERS
+    from crsearch.records.importers.common import refuse_overwriting
+    from crsearch.records.importers.tables import source_files
 
     if source not in IMPORTERS:
         raise ConfigError(f"import {source}: the sources are {', '.join(IMPORTERS)}")
@@ -508,6 +510,7 @@ def import_(
         own = {"with_queries": not no_query}
     elif no_query:
         raise ConfigError(f"import {source}: --no-query is for hem; leave it out")
+    refuse_overwriting(folder, source_files(logs) if source == "tables" else [p for p in (logs, catalogue) if p])
     with working(f"reading {logs}"):
         dataset, told = IMPORTERS[source](logs, split, unknown_items=unknown_items, **own)
         dataset.save(folder)

@@ -4,8 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import polars as pl
 import pytest
-from shop_files import write_lines, write_shop
+from shop_files import MAPPING, write_lines, write_shop
 from tiny_run import tiny_arguments
 
 
@@ -190,6 +191,32 @@ def test_broken_logs_are_named_with_place_and_remedy(refused, tmp_path, breaks, 
     told = refused("import", "tables", shop, "mine")
     for part in says:
         assert part in told
+
+
+def test_records_do_not_overwrite_the_logs_they_come_from(refused, tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    rows = [json.loads(line) for line in (shop / "log.jsonl").read_text().splitlines()]
+    pl.DataFrame(rows).write_parquet(shop / "searches.parquet")
+    (shop / "mapping.toml").write_text(MAPPING.replace("log.jsonl", "searches.parquet"))
+    assert f"{shop}/searches.parquet: this file is read, and the records would ov" in refused(
+        "import", "tables", shop, shop
+    )
+    assert "this file is read" in refused("import", "tables", shop / "mapping.toml", tmp_path / "work/../shop")
+
+
+def test_queries_do_not_overwrite_the_catalogue_they_search(refused, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/items.parquet").write_bytes(b"")
+    told = refused("import", "esci", tmp_path / "none", tmp_path / "a", "--catalogue", tmp_path / "a")
+    assert "a/items.parquet: this file is read" in told
+
+
+@pytest.mark.parametrize("left", ["truth.parquet", "shop.json"])
+def test_records_do_not_lie_beside_the_truth_of_a_simulated_shop(refused, tmp_path, left):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / left).write_text("")
+    told = refused("import", "tables", write_shop(tmp_path / "shop"), tmp_path / "mine")
+    assert f"mine/{left}: belongs to a simulated shop" in told and "choose another folder" in told
 
 
 def test_options_of_another_source_are_refused(refused, tmp_path):

@@ -13,6 +13,8 @@ from crsearch.records.leaks import assert_no_leaks
 from crsearch.records.problems import Problem
 from crsearch.records.rows import TEXT_SUFFIXES, find_table, read_rows
 from crsearch.records.sales import with_training_sales
+from crsearch.records.schema import TABLES
+from crsearch.records.simulator.simulation import SHOP_FILE, TRUTH_FILE
 from crsearch.records.split import choose_targets
 from crsearch.records.store import Catalogue, Dataset, refuse_unknown_items
 from crsearch.records.types import Item, Search, User
@@ -242,6 +244,30 @@ def refuse_leave_one_out(split: SplitConfig, source: str, reason: str) -> None:
     """
     if split.mode == "leave-one-out":
         raise ConfigError(f'split.mode = "leave-one-out": {source} is split by user only: {reason}; leave it out')
+
+
+def refuse_overwriting(folder: Path, sources: Iterable[Path]) -> None:
+    """Raise if records that are saved in a folder would overwrite what they come from, or lie beside another truth.
+
+    Args:
+        folder: of the records; it may be missing.
+        sources: files that are read; a folder stands for the files in it.
+
+    Raises:
+        DataError: with the file, before anything is written.
+    """
+    read = [file for path in sources for file in (path.iterdir() if path.is_dir() else [path])]
+    for written in (folder / f"{name}.parquet" for name in TABLES):
+        if written.exists() and any(file.exists() and file.samefile(written) for file in read):
+            raise DataError(
+                f"{written}: this file is read, and the records would overwrite it: choose another folder for them"
+            )
+    for name in (TRUTH_FILE, SHOP_FILE):
+        if (folder / name).exists():
+            raise DataError(
+                f"{folder / name}: belongs to a simulated shop, and would lie beside records that are not its own: "
+                "choose another folder, or remove the shop first"
+            )
 
 
 def assemble(

@@ -336,6 +336,23 @@ def parse_time(raw: Any, column: Column, now: datetime) -> datetime | int:
     return check_time(time, now)
 
 
+def source_files(source: Path) -> list[Path]:
+    """The tables that a mapping file names; ``source`` as for ``import_tables``.
+
+    Raises:
+        ConfigError: the mapping file.
+    """
+    folder, path = _located(source, None)
+    return [section.file for section in load_mapping(path, folder).values()]
+
+
+def _located(source: Path, mapping: Path | None) -> tuple[Path, Path]:
+    """Folder of the tables and mapping file."""
+    if mapping is None and source.suffix == ".toml":
+        return source.parent, source
+    return source, mapping if mapping is not None else source / "mapping.toml"
+
+
 def import_tables(
     source: Path,
     split: SplitConfig,
@@ -364,9 +381,7 @@ def import_tables(
         ConfigError: the mapping file.
         DataError: file, line, column, rule and a right row.
     """
-    if mapping is None and source.suffix == ".toml":
-        source, mapping = source.parent, source
-    path = mapping if mapping is not None else source / "mapping.toml"
+    source, path = _located(source, mapping)
     sections = load_mapping(path, source)
     report = ImportReport(f"tables: {source}")
     clock = now or datetime.now(UTC)
