@@ -191,6 +191,21 @@ class TestBrokenRows:
         with pytest.raises(DataError, match=r"products\.csv:1: there is no column 'nmae'.*did you mean 'name'"):
             load(write(tmp_path, MAPPING.replace('"name"', '"nmae"')))
 
+    def test_a_column_that_no_row_of_json_lines_has_names_the_nearest(self, tmp_path):
+        rows = [{"customer": 7, "ts": "2025-06-01T20:11:00Z", "q": "case", "skus": ["1"]} for _ in range(2)]
+        rows[1]["Klicks"] = ["1"]
+        mapping = MAPPING.replace("log.csv", "log.jsonl").replace('"clicks"', '"Clicks"')
+        folder = write(tmp_path, mapping, log_jsonl="".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(DataError, match=r"log\.jsonl: no row has a column 'Clicks' \(.*did you mean 'Klicks'\?"):
+            load(folder)
+        (folder / "mapping.toml").write_text(mapping.replace('"Clicks"', '"Klicks"'))
+        assert [s.clicked for s in load(folder)[0].searches] == [(), ("1",)]
+
+    def test_columns_are_checked_where_the_first_row_is_broken(self, tmp_path):
+        folder = write(tmp_path, log_csv=LOG.replace("clicks", "klicks").replace("\n", "\nbroken\n", 1))
+        with pytest.raises(DataError, match=r"log\.csv:1: there is no column 'clicks'.*did you mean 'klicks'"):
+            load(folder, on_error="skip")
+
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(DataError, match=r"gone\.csv: no such file"):
             load(write(tmp_path, MAPPING.replace("log.csv", "gone.csv")))

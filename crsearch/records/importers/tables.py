@@ -35,7 +35,7 @@ Source: details of this project.
 import difflib
 import tomllib
 import zoneinfo
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,17 +186,24 @@ class _Reader:
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(line, field -> value); a broken row ends the import, or is counted and left out."""
-        for number, row in enumerate(read_rows(self.mapping.file)):
+        is_begun, unseen, there = False, set(self._wanted()), dict[str, Any]()
+        for row in read_rows(self.mapping.file):
             if isinstance(row, Problem):
                 self.fail(row)
                 continue
-            if number == 0:
-                self._check_columns(row)
+            if not is_begun and (row.is_cells or self.mapping.file.suffix == ".parquet"):
+                self._refuse_missing(unseen - row.values.keys(), row.values, f"{self.mapping.file}:1: there is no")
+            is_begun = True
+            if unseen:
+                unseen -= row.values.keys()
+                there |= row.values
             try:
                 yield row.line, self._values(row)
             except _Broken as e:
                 self.fail(e.problem)
             self.report.read[f"{self.table.name} rows"] += 1
+        if is_begun:
+            self._refuse_missing(unseen, there, f"{self.mapping.file}: no row has a")
 
     def fail(self, problem: Problem) -> None:
         """Stop at a problem, or count it."""
@@ -211,17 +218,17 @@ class _Reader:
     def _example(self, name: str) -> object:
         return self.table.field(name).example if name in self.table.names else {"item": "i102", "position": 1}[name]
 
-    def _check_columns(self, row: Row) -> None:
-        wanted = [c.name for c in self.mapping.columns.values()]
-        wanted += [name for columns in self.mapping.maps.values() for name in columns.values()]
-        is_table = row.is_cells or self.mapping.file.suffix == ".parquet"
-        missing = [name for name in wanted if name not in row.values] if is_table else []
-        if missing:
-            near = difflib.get_close_matches(missing[0], list(row.values), n=1)
+    def _wanted(self) -> list[str]:
+        """Names of all mapped columns, in order."""
+        single = [column.name for column in self.mapping.columns.values()]
+        return single + [name for columns in self.mapping.maps.values() for name in columns.values()]
+
+    def _refuse_missing(self, missing: Set[str], there: Iterable[str], said: str) -> None:
+        first = next((name for name in self._wanted() if name in missing), None)
+        if first is not None:
+            near = difflib.get_close_matches(first, list(there), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise DataError(
-                f"{self.mapping.file}:1: there is no column {missing[0]!r} (there are: {', '.join(row.values)}){hint}"
-            )
+            raise DataError(f"{said} column {first!r} (there are: {', '.join(there)}){hint}")
 
     def _values(self, row: Row) -> dict[str, Any]:
         out: dict[str, Any] = {}
