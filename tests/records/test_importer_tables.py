@@ -102,6 +102,21 @@ class TestWideLogs:
         data, _ = load(folder)
         assert (data.searches[0].shown, data.searches[0].clicked) == (("1", "2"), ("1",))
 
+    @pytest.mark.parametrize("split", ["", ', split = ","'])
+    def test_a_list_in_json_needs_no_separator_and_minds_none(self, tmp_path, split):
+        cells = 'customer,ts,q,skus,clicks\n7,2025-06-01T20:11:00Z,case,"[""1"", ""2""]",[2]\n7,2025-06-02,case,,[]\n'
+        mapping = MAPPING.replace(', split = ","', split)
+        rows = [{"customer": 7, "ts": "2025-06-01", "q": "case", "skus": '["1", "2"]', "clicks": "[2]"}]
+        data, _ = load(write(tmp_path, mapping, log_csv=cells))
+        assert [(s.shown, s.clicked) for s in data.searches] == [(("1", "2"), ("2",)), ((), ())]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        data, _ = load(write(tmp_path, mapping.replace("log.csv", "log.jsonl"), log_jsonl=lines))
+        assert [(s.shown, s.clicked) for s in data.searches] == [(("1", "2"), ("2",))]
+
+    def test_a_category_may_begin_with_a_bracket(self, tmp_path):
+        data, _ = load(write(tmp_path, products_csv=PRODUCTS.replace("Phones > Cases", "[Sale] > Cases")))
+        assert data.catalogue[0].category == ("[Sale]", "Cases")
+
     def test_sales_of_the_source_are_kept(self, tmp_path):
         mapping = MAPPING.replace('price = "price"', 'sales = "price"')
         assert load(write(tmp_path, mapping))[0].catalogue[0].sales == 5.5
@@ -162,6 +177,9 @@ class TestBrokenRows:
             ({"customers_jsonl": CUSTOMERS + "{broken\n"}, r"customers\.jsonl:2:2: not JSON"),
             ({"log_csv": LOG + "7,noon,case,1,1\n"}, r"log\.csv:4:ts: time = 'noon' does not fit the format 'iso'"),
             ({"log_csv": LOG + "7,2035-01-01,case,1,1\n"}, r"log\.csv:4:ts: time .* lies in the future"),
+            ({"log_csv": LOG + "7,2025-01-01,case,['1'],1\n"}, r"log\.csv:4:skus: shown = .*: a list as text that is"),
+            ({"log_csv": LOG + "7,2025-01-01,case,1,['1' '2']\n"}, r"log\.csv:4:clicks: clicked = .*\[list-as-text\]"),
+            ({"products_csv": PRODUCTS + "3,x,,['A'],,\n"}, r"products\.csv:4:path: category = .*: a list as text"),
             ({"log_csv": LOG + "7,2025-01-01,,1,1\n"}, r"log\.csv:4:q: query is empty"),
         ],
     )

@@ -33,6 +33,7 @@ Source: details of this project.
 """
 
 import difflib
+import re
 import tomllib
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -262,7 +263,7 @@ class _Reader:
         if described.kind == "time":
             return parse_time(raw, column, self.now)
         if described.kind == "texts":
-            raw = _list(raw, column, row.is_cells)
+            raw = _list(name, raw, column, row.is_cells)
         elif described.kind == "text":
             raw = _text(raw).strip() if described.name.endswith("_id") else _text(raw)
         elif row.is_cells and raw is not None:
@@ -287,12 +288,30 @@ def _text(value: Any) -> str:
     raise BadValue("wrong-type", f"{short(value)} is no text", "map a column with plain values")
 
 
-def _list(value: Any, column: Column, is_cell: bool) -> Any:
+def _list(name: str, value: Any, column: Column, is_cell: bool) -> Any:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _list_as_text(name, value)
     if isinstance(value, str) and column.split is not None:
         return [part.strip() for part in value.split(column.split) if part.strip()]
     if isinstance(value, str):
         value = decode_cell("texts", value) if is_cell else [value]
     return [_text(part) for part in value] if isinstance(value, list) else value
+
+
+def _list_as_text(name: str, text: str) -> Any:
+    """The list that a text with a bracket stands for; a category like ``[Sale] > Shoes`` stays text.
+
+    Raises:
+        BadValue: it is a list of another language, as pandas writes ``['A-1', 'A-2']``.
+    """
+    value = decode_cell("texts", text)
+    if isinstance(value, str) and (name != "category" or re.match(r"\s*\[\s*['\"]", text)):
+        raise BadValue(
+            "list-as-text",
+            f"{name} = {short(text)}: a list as text that is not JSON",
+            'write JSON, e.g. ["i102", "i7"], or i102|i7 with split = "|" in the mapping',
+        )
+    return value
 
 
 def _long_value(name: str, raw: Any) -> Any:
