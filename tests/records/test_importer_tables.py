@@ -37,6 +37,7 @@ query = "q"
 shown = { column = "skus", split = "," }
 clicked = { column = "clicks", split = "," }
 """
+ORDERED = MAPPING.replace('zone = "Europe/Berlin"', 'format = "order"')
 PRODUCTS = "sku,name,maker,path,price,colour\n1,Red &amp; round,Acme,Phones > Cases,5.5,red\n2,Blue,,Phones,,\n"
 CUSTOMERS = '{"id": 7, "age_band": "25-34"}\n'
 LOG = 'customer,ts,q,skus,clicks\n7,2025-06-01 20:11,case,"1,2",2\n8,2025-01-01 12:00:00,phone,2,\n'
@@ -205,6 +206,14 @@ class TestBrokenRows:
         with pytest.raises(DataError, match=r"log\.csv:2:ts: time 2025-06-01T20:11:00 has no zone"):
             load(write(tmp_path, MAPPING.replace(', zone = "Europe/Berlin"', "")))
 
+    @pytest.mark.parametrize("number", ["100000000000000000000", "-9223372036854775808", "9" * 5_000, "1.5"])
+    def test_an_order_number_that_64_bits_do_not_hold_is_named(self, tmp_path, number):
+        folder = write(tmp_path, ORDERED, log_csv=f"customer,ts,q,skus,clicks\n7,{number},case,1,1\n")
+        with pytest.raises(
+            DataError, match=r"log\.csv:2:ts: time = .* format 'order'\. Write e\.g\. 17 \(at most 18 dig"
+        ):
+            load(folder)
+
     def test_a_missing_column_names_the_nearest(self, tmp_path):
         with pytest.raises(DataError, match=r"products\.csv:1: there is no column 'nmae'.*did you mean 'name'"):
             load(write(tmp_path, MAPPING.replace('"name"', '"nmae"')))
@@ -247,6 +256,7 @@ class TestMapping:
             ('title = "name"', "", 'needs title = "<column>"'),
             ("split = ','", "", None),
             ('"Europe/Berlin"', '"Mars/Olympus"', "'Mars/Olympus' is no time zone"),
+            ('split = ">"', 'split = ""', 'mapping.toml: [items] category: split = "" separates nothing'),
             ('split = ">"', 'spilt = ">"', "unknown key 'spilt'; did you mean split?"),
             ('"sku"', "3", "write \"column\" or"),
             ('["colour"]', "3", "write a list of columns"),

@@ -157,6 +157,8 @@ def _column(value: Any, where: str) -> Column:
     for option in value:
         _refuse_unknown(option, ("column", "split", "format", "zone"), where)
     column = Column(name=value["column"], **{k: v for k, v in value.items() if k != "column"})
+    if column.split == "":
+        raise ConfigError(f'{where}: split = "" separates nothing: write what stands between the parts, e.g. "|"')
     if column.zone is not None:
         try:
             zoneinfo.ZoneInfo(column.zone)
@@ -344,14 +346,19 @@ def parse_time(raw: Any, column: Column, now: datetime) -> datetime | int:
         if isinstance(raw, datetime):
             time = raw
         elif kind == "order":
-            return int(text)
+            return _order_number(text)
         elif kind in ("unix", "unix_ms"):
             time = datetime.fromtimestamp(float(text) / (1_000 if kind == "unix_ms" else 1), UTC)
         else:
             time = datetime.fromisoformat(text) if kind == "iso" else datetime.strptime(text, kind)
     except (ValueError, OverflowError, OSError):
         example = datetime(2025, 6, 1, 20, 11, tzinfo=UTC)
-        right = {"iso": example.isoformat(), "order": "17", "unix": "1748808660", "unix_ms": "1748808660000"}
+        right = {
+            "iso": example.isoformat(),
+            "order": "17 (at most 18 digits)",
+            "unix": "1748808660",
+            "unix_ms": "1748808660000",
+        }
         raise BadValue(
             "bad-time",
             f"time = {short(raw)} does not fit the format {kind!r}",
@@ -360,6 +367,14 @@ def parse_time(raw: Any, column: Column, now: datetime) -> datetime | int:
     if time.tzinfo is None and column.zone is not None:
         time = time.replace(tzinfo=zoneinfo.ZoneInfo(column.zone))
     return check_time(time, now)
+
+
+def _order_number(text: str) -> int:
+    """The number, if 64 bits hold it; ValueError if not."""
+    number = int(text)
+    if abs(number) >= 2**63:
+        raise ValueError(text)
+    return number
 
 
 def source_files(source: Path) -> list[Path]:
