@@ -275,6 +275,18 @@ class TestMapping:
             load(folder)
         assert message in str(error.value) and "mapping.toml" in str(error.value)
 
+    def test_a_byte_order_mark_is_no_part_of_it(self, tmp_path):
+        folder = write(tmp_path)
+        (folder / "mapping.toml").write_text(MAPPING, encoding="utf-8-sig")
+        assert len(load(folder)[0].catalogue) == 2
+
+    def test_another_encoding_is_named_with_its_line(self, tmp_path):
+        folder = write(tmp_path)
+        (folder / "mapping.toml").write_text(MAPPING + "# Größe\n", encoding="latin-1")
+        line = MAPPING.count("\n") + 1
+        with pytest.raises(ConfigError, match=rf"mapping\.toml:{line}: not UTF-8 \(byte 0xf6\): save it as UTF-8"):
+            load(folder)
+
     def test_a_mapping_may_lie_elsewhere(self, tmp_path):
         folder = write(tmp_path)
         (tmp_path / "m.toml").write_text(MAPPING)

@@ -98,12 +98,15 @@ def load_mapping(path: Path, source: Path) -> dict[str, TableMapping]:
         ConfigError: not TOML, an unknown section, field or option, a required field without a column.
     """
     try:
-        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+        sections = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as e:
         raise ConfigError(
             f"{path}: the mapping file cannot be read ({e.strerror}). It says which column is what:\n{example()}"
         ) from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except UnicodeDecodeError as e:
+        line = e.object.count(b"\n", 0, e.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 (byte {e.object[e.start]:#04x}): save it as UTF-8") from e
+    except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{path}: not valid TOML: {e}") from e
     tables = {t.name: t for t in (ITEMS, USERS, SEARCHES)}
     for name in sections:
