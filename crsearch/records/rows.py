@@ -16,10 +16,14 @@ from typing import Any
 
 from crsearch.errors import DataError
 from crsearch.records.problems import Problem
+from crsearch.records.values import short
 
 TEXT_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 SUFFIXES = (".parquet", *TEXT_SUFFIXES)
 """Endings of files that can be read."""
+
+_DELIMITERS = (";", "\t", "|", ",")
+"""What stands between cells in files of others, the likeliest first."""
 
 csv.field_size_limit(2**27)  # bytes of one cell: long descriptions are legal
 
@@ -154,11 +158,23 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row | Problem]:
                 if len(set(header)) < len(header):
                     yield _broken(path, line, f"a column name stands twice: {', '.join(header)}", "rename one")
                     return
+                if (other := _other_delimiter(header, delimiter)) is not None:
+                    message = f"the header is one cell, {short(header[0])}: the columns seem to stand between {other!r}"
+                    fix = (
+                        f"save it with {delimiter!r}, or write delimiter = {json.dumps(other)} in the mapping of tables"
+                    )
+                    yield _broken(path, line, message, fix, rule="broken-file")
+                    return
             elif cells and len(cells) != len(header):
                 fix = f"quote cells that hold {delimiter!r}; the columns are {', '.join(header)}"
                 yield _broken(path, line, f"{len(cells)} cells where the header has {len(header)}", fix)
             elif cells:
                 yield Row(line, dict(zip(header, cells, strict=True)), is_cells=True)
+
+
+def _other_delimiter(header: list[str], delimiter: str) -> str | None:
+    """What the names of a header seem to stand between, if it was read as one cell."""
+    return next((d for d in _DELIMITERS if len(header) == 1 and d != delimiter and d in header[0]), None)
 
 
 def _parquet(path: Path) -> Iterator[Row | Problem]:
@@ -203,5 +219,7 @@ def decode_cell(kind: str, cell: str) -> Any:
     return cell.split("|") if kind == "texts" else cell
 
 
-def _broken(path: Path, line: int, message: str, fix: str, column: int | None = None) -> Problem:
-    return Problem(file=str(path), line=line, rule="broken-line", message=message, fix=fix, column=column)
+def _broken(
+    path: Path, line: int, message: str, fix: str, column: int | None = None, rule: str = "broken-line"
+) -> Problem:
+    return Problem(file=str(path), line=line, rule=rule, message=message, fix=fix, column=column)

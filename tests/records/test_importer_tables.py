@@ -118,6 +118,17 @@ class TestWideLogs:
         data, _ = load(write(tmp_path, products_csv=PRODUCTS.replace("Phones > Cases", "[Sale] > Cases")))
         assert data.catalogue[0].category == ("[Sale]", "Cases")
 
+    def test_cells_may_stand_between_semicolons(self, tmp_path):
+        mapping = MAPPING.replace('file = "products.csv"', 'file = "products.csv"\ndelimiter = ";"')
+        folder = write(tmp_path, mapping, products_csv="\ufeff" + PRODUCTS.replace("&amp;", "&").replace(",", ";"))
+        assert load(folder)[0].catalogue[0].price == 5.5
+
+    @pytest.mark.parametrize(("other", "written"), [(";", ";"), ("\t", r"\t"), ("|", "|")])
+    def test_another_delimiter_is_named_with_what_to_write(self, tmp_path, other, written):
+        with pytest.raises(DataError, match=r"products\.csv:1: the header is one cell, 'sku") as error:
+            load(write(tmp_path, products_csv=PRODUCTS.replace("&amp;", "&").replace(",", other)))
+        assert f'write delimiter = "{written}" in the mapping' in str(error.value)
+
     def test_sales_of_the_source_are_kept(self, tmp_path):
         mapping = MAPPING.replace('price = "price"', 'sales = "price"')
         assert load(write(tmp_path, mapping))[0].catalogue[0].sales == 5.5
@@ -257,6 +268,8 @@ class TestMapping:
             ("split = ','", "", None),
             ('"Europe/Berlin"', '"Mars/Olympus"', "'Mars/Olympus' is no time zone"),
             ('split = ">"', 'split = ""', 'mapping.toml: [items] category: split = "" separates nothing'),
+            ('file = "products.csv"', 'file = "products.csv"\ndelimiter = ";;"', "delimiter = ';;': write one"),
+            ('file = "log.csv"', 'file = "log.jsonl"\ndelimiter = ";"', "log.jsonl has no cells; leave it out"),
             ('split = ">"', 'spilt = ">"', "unknown key 'spilt'; did you mean split?"),
             ('"sku"', "3", "write \"column\" or"),
             ('["colour"]', "3", "write a list of columns"),

@@ -3,6 +3,7 @@
 ```toml
 [items]
 file = "products.csv"                          # relative to the source folder
+# delimiter = ";"                              #   between the cells, where it is no comma (.tsv: no tab)
 item_id = "sku"                                # our field = your column
 title = "name"
 category = { column = "path", split = " > " }
@@ -46,7 +47,7 @@ from crsearch.config import SplitConfig
 from crsearch.errors import ConfigError, DataError
 from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, assemble, clean, without_repeats
 from crsearch.records.problems import Problem, refuse
-from crsearch.records.rows import Row, decode_cell, read_rows
+from crsearch.records.rows import Row, decode_cell, read_rows, suffix_of
 from crsearch.records.schema import ITEMS, SEARCHES, USERS, Table
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item, Search, User
@@ -84,6 +85,8 @@ class TableMapping:
     """Field of the schema -> column."""
     maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Field of kind map -> its keys -> columns."""
+    delimiter: str | None = None
+    """Between the cells of a text file; none = as the ending of the file says."""
 
 
 def example() -> str:
@@ -125,10 +128,10 @@ def _section(path: Path, source: Path, table: Table, values: Any) -> TableMappin
         raise ConfigError(f"{where} file = {values['file']!r}: name a file inside the source folder")
     columns: dict[str, Column] = {}
     maps: dict[str, dict[str, str]] = {}
-    known = ["file", *table.names, *(_LONG if table is SEARCHES else ())]
+    known = ["file", "delimiter", *table.names, *(_LONG if table is SEARCHES else ())]
     for name, value in values.items():
         _refuse_unknown(name, known, where)
-        if name == "file":
+        if name in ("file", "delimiter"):
             continue
         if name in table.names and table.field(name).kind == "map":
             maps[name] = _map_columns(value, f"{where} {name}")
@@ -142,7 +145,19 @@ def _section(path: Path, source: Path, table: Table, values: Any) -> TableMappin
         raise ConfigError(f'{where} has one row per shown item (item = ...) and so needs search_id = "<column>"')
     if "item" in columns and "shown" in columns:
         raise ConfigError(f"{where} has both shown and item: give the list or one row per item, not both")
-    return TableMapping(file=source / values["file"], columns=columns, maps=maps)
+    delimiter = _delimiter(values, where)
+    return TableMapping(file=source / values["file"], columns=columns, maps=maps, delimiter=delimiter)
+
+
+def _delimiter(values: Mapping[str, Any], where: str) -> str | None:
+    value = values.get("delimiter")
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) != 1 or value in '"\r\n':
+        raise ConfigError(f'{where} delimiter = {value!r}: write one character, e.g. ";"')
+    if suffix_of(Path(values["file"])) in (".parquet", ".jsonl", ".jsonl.gz"):
+        raise ConfigError(f"{where} delimiter = {value!r}: {values['file']} has no cells; leave it out")
+    return value
 
 
 def _refuse_unknown(name: str, known: Any, where: str) -> None:
@@ -193,7 +208,7 @@ class _Reader:
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(line, field -> value); a broken row ends the import, or is counted and left out."""
         is_begun, unseen, there = False, set(self._wanted()), dict[str, Any]()
-        for row in read_rows(self.mapping.file):
+        for row in read_rows(self.mapping.file, self.mapping.delimiter):
             if isinstance(row, Problem):
                 self.fail(row)
                 continue
