@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from crsearch.records.values import short
 TEXT_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 SUFFIXES = (".parquet", *TEXT_SUFFIXES)
 """Endings of files that can be read."""
+
+ENDED = "broken-file"
+"""Rule of a problem after which no row of the file can be read."""
 
 _DELIMITERS = (";", "\t", "|", ",")
 """What stands between cells in files of others, the likeliest first."""
@@ -99,7 +102,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str] | Problem]:
                 if text.strip():
                     yield line, text
         except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-            yield _broken(path, line + 1, f"the compressed file is damaged here ({e})", "copy it again")
+            yield _ended(path, line + 1, f"the compressed file is damaged here ({e})", "copy it again")
 
 
 def _json_lines(path: Path) -> Iterator[Row | Problem]:
@@ -143,27 +146,28 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row | Problem]:
             try:
                 cells = next(reader, None)
             except UnicodeDecodeError:  # it is decoded in blocks, so the reader is somewhere before the place
-                yield next(numbered for numbered in read_lines(path) if isinstance(numbered, Problem))
+                found = next(numbered for numbered in read_lines(path) if isinstance(numbered, Problem))
+                yield replace(found, rule=ENDED)
                 return
             except csv.Error as e:
-                yield _broken(path, line, f"not CSV: {e}", "quote cells that hold quotes, commas or line ends")
+                yield _ended(path, line, f"not CSV: {e}", "quote cells that hold quotes, commas or line ends")
                 return
             except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-                yield _broken(path, line, f"the compressed file is damaged here ({e})", "copy it again")
+                yield _ended(path, line, f"the compressed file is damaged here ({e})", "copy it again")
                 return
             if cells is None:
                 return
             if header is None:
                 header = [name.strip() for name in cells]
                 if len(set(header)) < len(header):
-                    yield _broken(path, line, f"a column name stands twice: {', '.join(header)}", "rename one")
+                    yield _ended(path, line, f"a column name stands twice: {', '.join(header)}", "rename one")
                     return
                 if (other := _other_delimiter(header, delimiter)) is not None:
                     message = f"the header is one cell, {short(header[0])}: the columns seem to stand between {other!r}"
                     fix = (
                         f"save it with {delimiter!r}, or write delimiter = {json.dumps(other)} in the mapping of tables"
                     )
-                    yield _broken(path, line, message, fix, rule="broken-file")
+                    yield _ended(path, line, message, fix)
                     return
             elif cells and len(cells) != len(header):
                 fix = f"quote cells that hold {delimiter!r}; the columns are {', '.join(header)}"
@@ -184,7 +188,7 @@ def _parquet(path: Path) -> Iterator[Row | Problem]:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as e:
         yield Problem(
-            file=str(path), line=None, rule="broken-file", message=f"not a readable Parquet file ({e})",
+            file=str(path), line=None, rule=ENDED, message=f"not a readable Parquet file ({e})",
             fix="import the source again",
         )  # fmt: skip
         return
@@ -219,7 +223,9 @@ def decode_cell(kind: str, cell: str) -> Any:
     return cell.split("|") if kind == "texts" else cell
 
 
-def _broken(
-    path: Path, line: int, message: str, fix: str, column: int | None = None, rule: str = "broken-line"
-) -> Problem:
-    return Problem(file=str(path), line=line, rule=rule, message=message, fix=fix, column=column)
+def _broken(path: Path, line: int, message: str, fix: str, column: int | None = None) -> Problem:
+    return Problem(file=str(path), line=line, rule="broken-line", message=message, fix=fix, column=column)
+
+
+def _ended(path: Path, line: int, message: str, fix: str) -> Problem:
+    return Problem(file=str(path), line=line, rule=ENDED, message=message, fix=fix)

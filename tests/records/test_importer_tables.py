@@ -207,6 +207,15 @@ class TestBrokenRows:
         with pytest.raises(DataError, match=r"products\.csv:5:name"):
             load(folder, on_error="skip", max_errors=1)
 
+    @pytest.mark.parametrize(
+        ("rest", "message"), [(b'3,"x"y,,,,', "4: not CSV"), (b"3,\xff,,,,", r"4:3: not UTF-8 \(byte 0xff\)")]
+    )
+    def test_skip_does_not_lose_the_rest_of_a_file(self, tmp_path, rest, message):
+        folder = write(tmp_path)
+        (folder / "products.csv").write_bytes(PRODUCTS.encode() + rest + b"\n4,y,,,,\n")
+        with pytest.raises(DataError, match=rf"products\.csv:{message}"):
+            load(folder, on_error="skip")
+
     @pytest.mark.parametrize(("policy", "title"), [("first", "Red & round"), ("last", "Again")])
     def test_a_repeated_item_by_choice(self, tmp_path, policy, title):
         data, report = load(write(tmp_path, products_csv=PRODUCTS + "1,Again,,,,\n"), duplicates=policy)

@@ -155,7 +155,7 @@ def test_a_damaged_gz_is_named(tmp_path, junk):
     packed = gzip.compress((folder / "users.jsonl").read_bytes())
     (folder / "users.jsonl").unlink()
     (folder / "users.jsonl.gz").write_bytes(packed + junk if junk else packed[:-6])
-    assert ("users.jsonl.gz", 2, "broken-line") in found(folder)
+    assert ("users.jsonl.gz", 2, "broken-file") in found(folder)
 
 
 def test_an_empty_catalogue_and_missing_tables_are_problems_of_the_file(tmp_path):

@@ -47,7 +47,7 @@ from crsearch.config import SplitConfig
 from crsearch.errors import ConfigError, DataError
 from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, assemble, clean, without_repeats
 from crsearch.records.problems import Problem, refuse
-from crsearch.records.rows import Row, decode_cell, read_rows, suffix_of
+from crsearch.records.rows import ENDED, Row, decode_cell, read_rows, suffix_of
 from crsearch.records.schema import ITEMS, SEARCHES, USERS, Table
 from crsearch.records.store import Dataset
 from crsearch.records.types import Item, Search, User
@@ -227,9 +227,9 @@ class _Reader:
             self._refuse_missing(unseen, there, f"{self.mapping.file}: no row has a")
 
     def fail(self, problem: Problem) -> None:
-        """Stop at a problem, or count it."""
+        """Stop at a problem, or count it; where the rest of the file cannot be read, there is nothing to skip."""
         example = {column.name: self._example(name) for name, column in self.mapping.columns.items()}
-        if self.on_error == "stop":
+        if self.on_error == "stop" or problem.rule == ENDED:
             raise DataError(f"{problem}\na right row: {example}")
         self.problems.append(problem)
         self.report.dropped[f"{self.table.name} rows: {problem.rule}"] += 1
