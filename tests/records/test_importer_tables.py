@@ -204,8 +204,15 @@ class TestBrokenRows:
         folder = write(tmp_path, products_csv=PRODUCTS + "3,,x,,,\n4,,x,,,\n")
         data, report = load(folder, on_error="skip")
         assert len(data.catalogue) == 2 and report.dropped["items rows: empty-title"] == 2
-        with pytest.raises(DataError, match=r"products\.csv:5:name"):
+        with pytest.raises(DataError, match=r"products\.csv:5:name.*\nmore than --max-errors 1 broken rows in .*\.csv"):
             load(folder, on_error="skip", max_errors=1)
+
+    def test_a_failure_that_comes_of_skipped_rows_says_so(self, tmp_path):
+        folder = write(tmp_path, products_csv=PRODUCTS.replace("Phones,,", "Phones,-5,"))
+        with pytest.raises(DataError, match="not in the catalogue") as error:
+            load(folder, on_error="skip")
+        assert "\n1 broken rows of items were skipped before; the first: " in str(error.value)
+        assert "products.csv:3:price: price = -5.0" in str(error.value)
 
     @pytest.mark.parametrize(
         ("rest", "message"), [(b'3,"x"y,,,,', "4: not CSV"), (b"3,\xff,,,,", r"4:3: not UTF-8 \(byte 0xff\)")]

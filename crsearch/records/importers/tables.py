@@ -46,7 +46,7 @@ from typing import Any, Literal
 from crsearch.config import SplitConfig
 from crsearch.errors import ConfigError, DataError
 from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, assemble, clean, without_repeats
-from crsearch.records.problems import Problem, refuse
+from crsearch.records.problems import Problem
 from crsearch.records.rows import ENDED, Row, decode_cell, read_rows, suffix_of
 from crsearch.records.schema import ITEMS, SEARCHES, USERS, Table
 from crsearch.records.store import Dataset
@@ -234,7 +234,11 @@ class _Reader:
         self.problems.append(problem)
         self.report.dropped[f"{self.table.name} rows: {problem.rule}"] += 1
         if len(self.problems) > self.max_errors:
-            refuse(self.problems)
+            shown = "\n".join(map(str, self.problems[:3]))
+            raise DataError(
+                f"{shown}\nmore than --max-errors {self.max_errors:,} broken rows in {self.mapping.file}: mend them, "
+                f"or raise the limit; a right row: {example}"
+            )
 
     def _example(self, name: str) -> object:
         return self.table.field(name).example if name in self.table.names else {"item": "i102", "position": 1}[name]
@@ -445,14 +449,16 @@ def import_tables(
     report = ImportReport(f"tables: {source}")
     clock = now or datetime.now(UTC)
 
-    def reader(table: Table) -> _Reader:
-        return _Reader(sections[table.name], table, report, on_error, max_errors, clock)
-
-    items = [_item(values, report) for values in _unique(reader(ITEMS), duplicates)]
+    readers = {
+        table.name: _Reader(sections[table.name], table, report, on_error, max_errors, clock)
+        for table in (ITEMS, USERS, SEARCHES)
+        if table.name in sections
+    }
+    items = [_item(values, report) for values in _unique(readers["items"], duplicates)]
     users: dict[str, User] = {}
     if "users" in sections:
-        users = {row["user_id"]: User(**row) for row in _unique(reader(USERS), duplicates)}
-    log = reader(SEARCHES)
+        users = {row["user_id"]: User(**row) for row in _unique(readers["users"], duplicates)}
+    log = readers["searches"]
     make = _long_searches if "item" in log.mapping.columns else _wide_searches
     searches = make(log, report)
     for search in searches:
@@ -460,7 +466,19 @@ def import_tables(
             users[search.user_id] = User(user_id=search.user_id)
             report.changed["users of the log without a row in users (empty profile)"] += 1
     count_sales = "sales" not in sections["items"].columns
-    return assemble(items, users, searches, split, unknown_items, report, count_sales=count_sales), report
+    try:
+        return assemble(items, users, searches, split, unknown_items, report, count_sales=count_sales), report
+    except DataError as e:
+        raise DataError("\n".join([str(e), *_told_skips(readers.values())])) from e
+
+
+def _told_skips(readers: Iterable[_Reader]) -> list[str]:
+    """A line for each table with broken rows that were left out: a later failure may come of them."""
+    return [
+        f"{len(r.problems):,} broken rows of {r.table.name} were skipped before; the first: {r.problems[0]}"
+        for r in readers
+        if r.problems
+    ]
 
 
 def _unique(reader: _Reader, duplicates: Duplicates) -> list[dict[str, Any]]:
