@@ -293,8 +293,15 @@ def _check_references(data: Dataset) -> None:
             raise DataError(f"split: target {target!r} of search {search_id!r} is not in the catalogue")
 
 
-def refuse_unknown_items(searches: Iterable[Search], catalogue: Catalogue) -> None:
+def refuse_unknown_items(
+    searches: Iterable[Search], catalogue: Catalogue, places: Mapping[str, str] | None = None
+) -> None:
     """Raise if searches name items that the catalogue lacks.
+
+    Args:
+        searches: all of them.
+        catalogue: the items that there are.
+        places: search id -> file and line, where they are known.
 
     Raises:
         DataError: with the number of such items and mentions, and the first of them.
@@ -308,8 +315,9 @@ def refuse_unknown_items(searches: Iterable[Search], catalogue: Catalogue) -> No
             first.setdefault(item_id, search.search_id)
     if unknown:
         example = min(unknown)
+        where = f"{place}: " if places and (place := places.get(first[example])) else ""
         raise DataError(
-            f"{len(unknown):,} items ({unknown.total():,} mentions in searches) are not in the catalogue of "
+            f"{where}{len(unknown):,} items ({unknown.total():,} mentions in searches) are not in the catalogue of "
             f"{len(catalogue):,} items (first: {example!r} in search {first[example]!r}): add them to the items, "
             "or pass --unknown-items drop (leave them out) or --unknown-items text (keep them without a semantic ID)"
         )

@@ -223,6 +223,17 @@ class TestBrokenRows:
         with pytest.raises(DataError, match=rf"products\.csv:{message}"):
             load(folder, on_error="skip")
 
+    def test_a_repeated_search_is_named_with_both_lines_or_skipped(self, tmp_path):
+        mapping = MAPPING.replace('query = "q"', 'query = "q"\nsearch_id = "customer"')
+        folder = write(tmp_path, mapping, log_csv=LOG + "7,2025-06-02,again,1,\n")
+        with pytest.raises(
+            DataError, match=r"log\.csv:4:customer: search_id '7' stands in line 2 already.*\[duplicate\]"
+        ):
+            load(folder)
+        data, report = load(folder, on_error="skip")
+        assert [s.query for s in data.searches] == ["case", "phone"]
+        assert report.dropped["searches rows: duplicate"] == 1
+
     @pytest.mark.parametrize(("policy", "title"), [("first", "Red & round"), ("last", "Again")])
     def test_a_repeated_item_by_choice(self, tmp_path, policy, title):
         data, report = load(write(tmp_path, products_csv=PRODUCTS + "1,Again,,,,\n"), duplicates=policy)
@@ -327,7 +338,7 @@ class TestMapping:
 
     def test_unknown_items_follow_the_policy(self, tmp_path):
         folder = write(tmp_path, log_csv='customer,ts,q,skus,clicks\n7,2025-06-01,case,"1,9",9\n')
-        with pytest.raises(DataError, match="1 items"):
+        with pytest.raises(DataError, match=r"log\.csv:2: 1 items \(1 mentions.*first: '9' in search 's2'"):
             load(folder)
         assert load(folder, unknown_items="drop")[0].searches == ()
         assert load(folder, unknown_items="text")[0].searches[0].clicked == ("9",)

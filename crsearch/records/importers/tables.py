@@ -49,7 +49,7 @@ from crsearch.records.importers.common import ImportReport, UnknownItemsPolicy, 
 from crsearch.records.problems import Problem
 from crsearch.records.rows import ENDED, Row, decode_cell, read_rows, suffix_of
 from crsearch.records.schema import ITEMS, SEARCHES, USERS, Table
-from crsearch.records.store import Dataset
+from crsearch.records.store import Catalogue, Dataset, refuse_unknown_items
 from crsearch.records.types import Item, Search, User
 from crsearch.records.values import BadValue, check_time, parse, short
 
@@ -460,13 +460,17 @@ def import_tables(
         users = {row["user_id"]: User(**row) for row in _unique(readers["users"], duplicates)}
     log = readers["searches"]
     make = _long_searches if "item" in log.mapping.columns else _wide_searches
-    searches = make(log, report)
+    lines = make(log, report)
+    searches = [search for _, search in lines]
     for search in searches:
         if search.user_id not in users:
             users[search.user_id] = User(user_id=search.user_id)
             report.changed["users of the log without a row in users (empty profile)"] += 1
     count_sales = "sales" not in sections["items"].columns
     try:
+        if items and unknown_items == "error":
+            places = {search.search_id: f"{log.mapping.file}:{line}" for line, search in lines}
+            refuse_unknown_items(searches, Catalogue(items), places)
         return assemble(items, users, searches, split, unknown_items, report, count_sales=count_sales), report
     except DataError as e:
         raise DataError("\n".join([str(e), *_told_skips(readers.values())])) from e
@@ -516,24 +520,39 @@ def _item(values: Mapping[str, Any], report: ImportReport) -> Item:
     return Item(**plain)
 
 
-def _wide_searches(reader: _Reader, report: ImportReport) -> list[Search]:
-    searches: list[Search] = []
+def _wide_searches(reader: _Reader, report: ImportReport) -> list[tuple[int, Search]]:
+    """Line and search of each row, in order of ``seq`` where that is mapped."""
+    searches: list[tuple[int, Search]] = []
+    first: dict[str, int] = {}
     ordered = reader.mapping.columns.get("seq") is not None
     rows = list(reader.rows())
     if ordered:
         rows.sort(key=lambda row: row[1]["seq"] or 0)
     for line, values in rows:
+        search_id = values.get("search_id")
+        if search_id is not None and first.setdefault(search_id, line) != line:
+            reader.fail(
+                Problem(
+                    file=str(reader.mapping.file),
+                    line=line,
+                    column=reader.mapping.columns["search_id"].name,
+                    rule="duplicate",
+                    message=f"search_id {short(search_id)} stands in line {first[search_id]} already",
+                    fix="keep one of the rows; where a row is one shown item, map it with item = ... in place of shown",
+                )
+            )
+            continue
         lists = {n: without_repeats(values.get(n) or (), report, n) for n in ("shown", "clicked", "bought")}
-        searches.append(_search(values, lists, line))
+        searches.append((line, _search(values, lists, line)))
     return searches
 
 
-def _long_searches(reader: _Reader, report: ImportReport) -> list[Search]:
-    """Rows with the same search id are one search; its items by position, else in the order of the rows."""
+def _long_searches(reader: _Reader, report: ImportReport) -> list[tuple[int, Search]]:
+    """First line and search of the rows with one search id; items by position, else in the order of the rows."""
     groups: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for line, values in reader.rows():
         groups.setdefault(values["search_id"], []).append((line, values))
-    searches: list[Search] = []
+    searches: list[tuple[int, Search]] = []
     for rows in groups.values():
         first_line, first = rows[0]
         other = next((line for line, v in rows if any(v.get(n) != first.get(n) for n in ("user_id", "query"))), None)
@@ -547,7 +566,7 @@ def _long_searches(reader: _Reader, report: ImportReport) -> list[Search]:
             name: without_repeats(_items_where(shown, is_in), report, name)
             for name, is_in in (("shown", _always), ("clicked", _flag("clicked")), ("bought", _flag("bought")))
         }
-        searches.append(_search(first, lists, first_line))
+        searches.append((first_line, _search(first, lists, first_line)))
     return searches
 
 
