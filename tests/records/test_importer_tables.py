@@ -241,7 +241,7 @@ class TestBrokenRows:
         assert report.dropped[f"items rows: repeated item_id, {policy} kept"] == 1
 
     def test_a_naive_time_needs_a_zone(self, tmp_path):
-        with pytest.raises(DataError, match=r"log\.csv:2:ts: time 2025-06-01T20:11:00 has no zone"):
+        with pytest.raises(DataError, match=r'log\.csv:2:ts: time 2025-06-01T20:11:00 has no zone.* zone = "Eur'):
             load(write(tmp_path, MAPPING.replace(', zone = "Europe/Berlin"', "")))
 
     @pytest.mark.parametrize("number", ["100000000000000000000", "-9223372036854775808", "9" * 5_000, "1.5"])
@@ -297,6 +297,10 @@ class TestMapping:
             ('split = ">"', 'split = ""', 'mapping.toml: [items] category: split = "" separates nothing'),
             ('file = "products.csv"', 'file = "products.csv"\ndelimiter = ";;"', "delimiter = ';;': write one"),
             ('file = "log.csv"', 'file = "log.jsonl"\ndelimiter = ";"', "log.jsonl has no cells; leave it out"),
+            ('zone = "Europe/Berlin"', 'format = "dd.mm.yyyy"', "[searches] time: format = 'dd.mm.yyyy' is no format"),
+            ('zone = "Europe/Berlin"', 'format = "dd.mm.yyyy"', "%d.%m.%Y"),
+            ('zone = "Europe/Berlin"', 'format = "%Q"', "format = '%Q' is no format of times: 'Q' is a bad directive"),
+            ('zone = "Europe/Berlin"', 'format = "unixms"', "did you mean unix_ms?"),
             ('split = ">"', 'spilt = ">"', "unknown key 'spilt'; did you mean split?"),
             ('"sku"', "3", "write \"column\" or"),
             ('["colour"]', "3", "write a list of columns"),

@@ -58,6 +58,11 @@ Duplicates = Literal["error", "first", "last"]
 
 OnError = Literal["stop", "skip"]
 
+_FORMATS = ("iso", "unix", "unix_ms", "order")
+"""Names of formats of times; any other format is a pattern of ``strptime``."""
+
+_EXAMPLE = datetime(2025, 6, 1, 20, 11, tzinfo=UTC)
+
 _YES, _NO = {"1", "true", "yes", "y", "t"}, {"", "0", "false", "no", "n", "f", "none"}
 _LONG = ("item", "position")
 """Keys of a log with one row per shown item."""
@@ -177,12 +182,31 @@ def _column(value: Any, where: str) -> Column:
     column = Column(name=value["column"], **{k: v for k, v in value.items() if k != "column"})
     if column.split == "":
         raise ConfigError(f'{where}: split = "" separates nothing: write what stands between the parts, e.g. "|"')
+    _refuse_format(column.format, where)
     if column.zone is not None:
         try:
             zoneinfo.ZoneInfo(column.zone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError) as e:
             raise ConfigError(f"{where}: zone = {column.zone!r} is no time zone; e.g. UTC, Europe/Berlin") from e
     return column
+
+
+def _refuse_format(form: str, where: str) -> None:
+    """Raise if no time can be written so.
+
+    Raises:
+        ConfigError: a word that is no format, or a pattern with a directive that ``strptime`` does not know.
+    """
+    if form in _FORMATS:
+        return
+    try:
+        if "%" not in form:
+            raise ValueError("there is no directive such as %Y in it")
+        datetime.strptime(_EXAMPLE.strftime(form), form)
+    except ValueError as e:
+        near = difflib.get_close_matches(form, _FORMATS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f'write {", ".join(_FORMATS)} or e.g. "%d.%m.%Y %H:%M"'
+        raise ConfigError(f"{where}: format = {form!r} is no format of times: {e}; {hint}") from e
 
 
 def _map_columns(value: Any, where: str) -> dict[str, str]:
@@ -374,9 +398,8 @@ def parse_time(raw: Any, column: Column, now: datetime) -> datetime | int:
         else:
             time = datetime.fromisoformat(text) if kind == "iso" else datetime.strptime(text, kind)
     except (ValueError, OverflowError, OSError):
-        example = datetime(2025, 6, 1, 20, 11, tzinfo=UTC)
         right = {
-            "iso": example.isoformat(),
+            "iso": _EXAMPLE.isoformat(),
             "order": "17 (at most 18 digits)",
             "unix": "1748808660",
             "unix_ms": "1748808660000",
@@ -384,9 +407,16 @@ def parse_time(raw: Any, column: Column, now: datetime) -> datetime | int:
         raise BadValue(
             "bad-time",
             f"time = {short(raw)} does not fit the format {kind!r}",
-            f"write e.g. {right.get(kind) or example.strftime(kind)}, or set format in the mapping",
+            f"write e.g. {right.get(kind) or _EXAMPLE.strftime(kind)}, or set format in the mapping",
         ) from None
-    if time.tzinfo is None and column.zone is not None:
+    if time.tzinfo is None:
+        if column.zone is None:
+            raise BadValue(
+                "naive-time",
+                f"time {time.isoformat()} has no zone",
+                f'write UTC, e.g. 2025-06-01T20:11:00Z, or zone = "Europe/Berlin" beside column = "{column.name}" in '
+                "the mapping",
+            )
         time = time.replace(tzinfo=zoneinfo.ZoneInfo(column.zone))
     return check_time(time, now)
 
