@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from crsearch.cli import items, privacy
-from crsearch.errors import ConfigError, CrsearchError, UserError
+from crsearch.errors import ConfigError, CrsearchError, DataError, UserError
 
 
 class Commands(TyperGroup):
@@ -513,7 +513,13 @@ def import_(
     refuse_overwriting(folder, source_files(logs) if source == "tables" else [p for p in (logs, catalogue) if p])
     with working(f"reading {logs}"):
         dataset, told = IMPORTERS[source](logs, split, unknown_items=unknown_items, **own)
+        if not dataset.searches:
+            raise DataError(f"{logs}: no search is left, so nothing is saved; what became of them:\n{told.summary()}")
         dataset.save(folder)
+    if not dataset.targets:
+        typer.echo(
+            "warning: no search has a choice in the catalogue: there is no example to train or test on", err=True
+        )
     echo_json(dataclasses.asdict(told)) if as_json else show_import(dataset, told, folder)
 
 

@@ -229,6 +229,8 @@ def show_check(folder: Path, *, as_json: bool) -> int:
         typer.echo(shown(str(problem)).plain, err=True)
     for name, value in (facts or {}).items():
         typer.echo(f"{name.replace('_', ' '):<26} {_number(value)}")
+    if dataset is not None and not any(search.chosen for search in dataset.searches):
+        typer.echo("warning: no search has a click or a purchase: no example can come of it", err=True)
     if problems:
         typer.echo(f"{len(problems):,} problem{'s' * (len(problems) > 1)}", err=True)
     return 2 if problems else 0

@@ -16,7 +16,7 @@ from crsearch.errors import DataError
 from crsearch.records.leaks import find_leaks
 from crsearch.records.problems import Problem, refuse
 from crsearch.records.rows import SUFFIXES, Row, decode_cell, find_table, read_lines, read_rows, suffix_of
-from crsearch.records.schema import FORMAT_VERSION, ITEMS, SPLIT, TABLES, Table
+from crsearch.records.schema import FORMAT_VERSION, ITEMS, SEARCHES, SPLIT, TABLES, Table
 from crsearch.records.store import Catalogue, Dataset, UnknownItems
 from crsearch.records.types import Item, Search, SplitMode, User
 from crsearch.records.values import EARLIEST, BadValue, parse, short
@@ -54,6 +54,8 @@ def read_folder(path: Path, now: datetime | None = None) -> tuple[list[Problem],
 
     Without a ``split`` table the records have no examples.
     """
+    if not path.is_dir():
+        return [_no_folder(path)], None
     now = now or datetime.now(UTC)
     problems: list[Problem] = []
     parsed: dict[str, Parsed] = {}
@@ -68,6 +70,8 @@ def read_folder(path: Path, now: datetime | None = None) -> tuple[list[Problem],
         problems += _duplicates(parsed[table.name], table)
     if "items" in parsed and not parsed["items"].rows:
         problems.append(_empty_catalogue(parsed["items"].file))
+    if "searches" in parsed and not parsed["searches"].rows:
+        problems.append(_no_searches(parsed["searches"].file))
     if "searches" in parsed:
         problems += _check_searches(parsed, _unknown_items_policy(path))
     if "split" in parsed:
@@ -176,6 +180,26 @@ def parse_row(
                 Problem(file=str(file), line=row.line, column=field.name, rule=e.rule, message=str(e), fix=e.fix)
             )
     return values
+
+
+def _no_folder(path: Path) -> Problem:
+    return Problem(
+        file=str(path),
+        line=None,
+        rule="no-folder",
+        message="this is a file, and records are a folder" if path.exists() else "there is no such folder",
+        fix=f"give the folder of the tables {', '.join(TABLES)}, as `crsearch import` writes it",
+    )
+
+
+def _no_searches(file: str) -> Problem:
+    return Problem(
+        file=file,
+        line=None,
+        rule="no-searches",
+        message="there is no search",
+        fix=f"add at least one; a right row: {SEARCHES.example_row()}",
+    )
 
 
 def _missing_table(folder: Path, table: Table) -> Problem:

@@ -63,7 +63,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("search . case", "RunError: .: not a run directory (no manifest.json in it); give the folder of a run"),
         ("report none", "RunError: none: no such run directory."),
         ("evaluate none", "RunError: none: no such run directory."),
-        ("check none", "none: there is no items table (items.parquet, .jsonl, "),
+        ("check none", "none: there is no such folder. Give the folder of the tables items, users, searches, split"),
+        ("check .", ".: there is no items table (items.parquet, .jsonl, "),
         ("import hem none out", "DataError: none: either items.jsonl and interactions.csv, or one reviews_<Category>"),
         ("import kuaisearch none out", "none"),
         ("import amazon none out", "import amazon: the sources are amazon2023, completejourney, "),
@@ -217,6 +218,40 @@ def test_records_do_not_lie_beside_the_truth_of_a_simulated_shop(refused, tmp_pa
     (tmp_path / "mine" / left).write_text("")
     told = refused("import", "tables", write_shop(tmp_path / "shop"), tmp_path / "mine")
     assert f"mine/{left}: belongs to a simulated shop" in told and "choose another folder" in told
+
+
+def no_search(shop: Path) -> None:
+    (shop / "log.jsonl").write_text("")
+
+
+def no_known_choice(shop: Path) -> None:
+    edit(shop / "log.jsonl", 1, click="i999")
+    (shop / "log.jsonl").write_text((shop / "log.jsonl").read_text().splitlines()[0] + "\n")
+
+
+@pytest.mark.parametrize(
+    "breaks, says",
+    [(no_search, "log.jsonl: there is no search in it"), (no_known_choice, "no search is left, so noth")],
+)
+def test_a_log_without_searches_is_refused(refused, tmp_path, breaks, says):
+    shop = write_shop(tmp_path / "shop")
+    breaks(shop)
+    assert says in refused("import", "tables", shop, "mine", "--unknown-items", "drop")
+
+
+def test_records_without_a_choice_are_warned_of(crsearch, tmp_path):
+    shop = write_shop(tmp_path / "shop", users=2)
+    for line in range(1, 7):
+        edit(shop / "log.jsonl", line, click="")
+    told = crsearch("import", "tables", shop, tmp_path / "mine")
+    assert (told.exit_code, "warning: no search has a choice" in told.stderr) == (0, True)
+    told = crsearch("check", tmp_path / "mine")
+    assert (told.exit_code, "warning: no search has a click" in told.stderr) == (0, True)
+
+
+def test_check_of_a_file_says_that_it_is_one(refused, tmp_path):
+    (tmp_path / "afile").write_text("")
+    assert f"{tmp_path}/afile: this is a file, and records are a folder" in refused("check", tmp_path / "afile")
 
 
 def test_options_of_another_source_are_refused(refused, tmp_path):

@@ -194,6 +194,12 @@ def test_a_user_on_both_sides_is_named_with_both_lines(tmp_path):
     assert (problem.line, problem.rule) == (2, "user-on-both-sides") and "train in line 1" in problem.message
 
 
+def test_records_without_a_search_are_no_records(tmp_path):
+    folder = write(tmp_path)
+    (folder / "searches.jsonl").write_text("")
+    assert found(folder) == [("searches.jsonl", None, "no-searches")]
+
+
 def test_a_saved_data_set_is_clean_also_with_unknown_items_as_text(tmp_path):
     catalogue = Catalogue([Item(item_id="a", title="x")])
     searches = (Search(search_id="1", user_id="u", time=NOW, query="q", clicked=("x", "a")),)

@@ -498,6 +498,8 @@ def import_tables(
             report.changed["users of the log without a row in users (empty profile)"] += 1
     count_sales = "sales" not in sections["items"].columns
     try:
+        if not searches:
+            raise DataError(f"{log.mapping.file}: there is no search in it: at least one row is needed")
         if items and unknown_items == "error":
             places = {search.search_id: f"{log.mapping.file}:{line}" for line, search in lines}
             refuse_unknown_items(searches, Catalogue(items), places)
