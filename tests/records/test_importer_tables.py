@@ -186,6 +186,10 @@ class TestBrokenRows:
             ({"products_csv": PRODUCTS + '3,x,,,"¥1,299",\n'}, r"products\.csv:4:price: price = '¥1,299'"),
             ({"products_csv": PRODUCTS + "1,x,,,,\n"}, r"products\.csv:4:sku: item_id '1' stands in line 2 already"),
             ({"products_csv": PRODUCTS + "3,x\n"}, r"products\.csv:4: 2 cells where the header has 6"),
+            (
+                {"customers_jsonl": '{"Id": 7}'},
+                r"customers\.jsonl:1:id: user_id is empty; the row has no 'id', it has Id\.",
+            ),
             ({"customers_jsonl": CUSTOMERS + "{broken\n"}, r"customers\.jsonl:2:2: not JSON"),
             ({"log_csv": LOG + "7,noon,case,1,1\n"}, r"log\.csv:4:ts: time = 'noon' does not fit the format 'iso'"),
             ({"log_csv": LOG + "7,2035-01-01,case,1,1\n"}, r"log\.csv:4:ts: time .* lies in the future"),
@@ -276,7 +280,7 @@ class TestBrokenRows:
             load(write(tmp_path, MAPPING.replace("log.csv", "gone.csv")))
 
     def test_an_empty_catalogue_is_refused(self, tmp_path):
-        with pytest.raises(DataError, match="the catalogue is empty"):
+        with pytest.raises(DataError, match=r"products\.csv: the catalogue is empty"):
             load(write(tmp_path, products_csv="sku,name,maker,path,price,colour\n"))
 
     def test_a_long_title_is_cut_and_counted(self, tmp_path):

@@ -285,20 +285,21 @@ class _Reader:
             try:
                 out[name] = self._value(name, column, row)
             except BadValue as e:
-                raise self._broken(row.line, column.name, e) from e
+                raise self._broken(row, column.name, e) from e
         for name, columns in self.mapping.maps.items():
             given = {key: row.values.get(column) for key, column in columns.items()}
             out[name] = {key: _text(value) for key, value in given.items() if _text(value).strip()}
         return out
 
-    def _broken(self, line: int, column: str, error: BadValue) -> "_Broken":
+    def _broken(self, row: Row, column: str, error: BadValue) -> "_Broken":
+        absent = "" if column in row.values else f"; the row has no {column!r}, it has {', '.join(row.values)}"
         return _Broken(
             Problem(
                 file=str(self.mapping.file),
-                line=line,
+                line=row.line,
                 column=column,
                 rule=error.rule,
-                message=str(error),
+                message=f"{error}{absent}",
                 fix=error.fix,
             )
         )
@@ -498,9 +499,11 @@ def import_tables(
             report.changed["users of the log without a row in users (empty profile)"] += 1
     count_sales = "sales" not in sections["items"].columns
     try:
+        if not items:
+            raise DataError(f"{readers['items'].mapping.file}: the catalogue is empty: at least one item is needed")
         if not searches:
             raise DataError(f"{log.mapping.file}: there is no search in it: at least one row is needed")
-        if items and unknown_items == "error":
+        if unknown_items == "error":
             places = {search.search_id: f"{log.mapping.file}:{line}" for line, search in lines}
             refuse_unknown_items(searches, Catalogue(items), places)
         return assemble(items, users, searches, split, unknown_items, report, count_sales=count_sales), report
