@@ -14,6 +14,8 @@ from typing import Any
 from blocks import replace_block
 from make_results import METRICS, cells, interval, means
 
+from crsearch.pipeline.experiments.lab import BUDGETS
+
 PAGE = Path(__file__).parent / "results.md"
 SHORT = (
     "crs", "crs-fused", "crs-direct", "crs-no-thought", "latent-r3", "dense-history", "hybrid", "tiger", "ltrgr",
@@ -88,8 +90,9 @@ def by_seed(table: Mapping[str, Any], names: Sequence[str], metric: str = "NDCG@
 
 def made_by(found: Mapping[str, Any], folder: str, options: str) -> Iterator[str]:
     """The commands that remake the block."""
+    budget = next(name for name, size in BUDGETS.items() if size.preset == found["preset"])
     yield from ("", "Made by:", "", "```")
-    yield f"crsearch experiment main --budget hour --seeds {len(found['seeds'])} --threads 1 --out {folder}"
+    yield f"crsearch experiment main --budget {budget} --seeds {len(found['seeds'])} --threads 1 --out {folder}"
     yield from (f"python docs/make_systems.py {folder}{options}", "```")
 
 

@@ -99,6 +99,7 @@ class Learner:
             before.key,
             chosen and chosen.key,
             config.model_dump(),
+            self.settings.mixture.answer,
             self.settings.decode.think_tokens,
             self.settings.loop.seed,
         ]

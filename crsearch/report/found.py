@@ -65,7 +65,7 @@ class Found:
     @property
     def simulated(self) -> bool:
         """The data are a simulated shop."""
-        return self.settings.data is None
+        return self.settings.data is None or self.truth is not None
 
     def stage_numbers(self, stage: str) -> Json:
         """What the manifest knows of a stage; empty for one that was not run."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from crsearch.config import MixtureConfig, RlConfig
 from crsearch.decode.trie import Trie
 from crsearch.records.types import Example
 from crsearch.train.answer import think
@@ -239,16 +240,21 @@ def anchors_of(bench: Workbench, stage: str, step: int, traces: Thoughts) -> lis
     return trees
 
 
+def anchor_weights(config: RlConfig, mixture: MixtureConfig) -> dict[str, float]:
+    """Weights of the anchors by kind; ``mixture.answer`` comes to that of a trace, of which it takes nothing away."""
+    return {
+        "item_words": config.anchor_item_words, "direct": config.anchor_direct, "name": config.anchor_name,
+        "think": config.anchor_think * (1.0 + mixture.answer), "item_to_sid": config.anchor_items,
+    }  # fmt: skip
+
+
 def _updates(
     bench: Workbench, stage: str, step: int, rollout: Rollout, reference: nn.Module | None, extra: Sequence[Tree]
 ) -> Losses:
     """``rl.updates`` losses on one rollout batch."""
     config, model = bench.settings.rl, bench.builder.bundle.model
     model.train()
-    weights = {
-        "item_words": config.anchor_item_words, "direct": config.anchor_direct, "name": config.anchor_name,
-        "think": config.anchor_think * (1.0 + bench.settings.mixture.answer), "item_to_sid": config.anchor_items,
-    }  # fmt: skip
+    weights = anchor_weights(config, bench.settings.mixture)
     update = lay_out(bench.builder, rollout, extra, anchors=any(weights.values()))
     temperature_M = torch.where(update.is_policy_M, config.temperature, 1.0)
     device = device_of(model)

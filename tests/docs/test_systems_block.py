@@ -25,6 +25,7 @@ TABLE = {
     "shared": [],
 }
 FOUND = {
+    "preset": "demo",
     "data": {"items": 3400, "users": 4000},
     "seeds": [0, 1, 2],
     "test_queries": 1677,
@@ -81,3 +82,4 @@ def test_the_block_is_filled_and_the_page_around_it_stays(tmp_path, monkeypatch,
     assert ("dsi-qg" in text) == (not options), "the short table has the systems of the paper and the lines to beat"
     assert "| `crs-direct` | 0.500 | 0.500 | 0.400 |" in text
     assert f"python docs/make_systems.py runs/main{f' --short {page}' if options else ''}\n" in text
+    assert "main --budget hour --seeds 3 " in text

@@ -48,12 +48,18 @@ def copy(tiny_run, tmp_path) -> Path:
         ('evaluate.searchers=["crs","bm25"]', set()),
         ("evaluate.max_users=15", EVERY_EVALUATION),
         ("rl.clip_high=0.3", AFTER_RL),
+        ("mixture.items=2.0", AFTER_SFT0),
+        ("evaluate.exclude_history=true", EVERY_EVALUATION),
         ("rl.steps=2", AFTER_RL | CONTROL),
         ("distill.max_steps=2", AFTER_SFT0),
     ],
 )
 def test_a_changed_setting_runs_again_exactly_what_depends_on_it(copy, change, again):
     assert set(run_tiny(copy, change, resume=True).ran) == again
+
+
+def test_systems_that_read_histories_are_measured_again_on_shorter_ones(copy):
+    assert set(run_tiny(copy, "context.max_events=1", resume=True).ran) >= EVERY_EVALUATION
 
 
 def test_going_back_to_the_old_settings_gives_the_old_results(copy, tiny_run):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from crsearch.cli.experiments import show_loops
-from crsearch.errors import RunError
+from crsearch.errors import ConfigError, RunError
 from crsearch.pipeline.experiments.rgrpo import compare_loops
 from crsearch.pipeline.run import run
 from tests.tiny_run import tiny_settings
@@ -51,6 +51,12 @@ def _rollouts(arm: Path) -> dict[str, int]:
         stage: sum(1 for line in (arm / f"traces/rollouts/{stage}.jsonl").read_text().splitlines() if line)
         for stage in ("rl0", "rl1")
     }
+
+
+def test_starts_of_one_name_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match="two runs are called demo"):
+        compare_loops([tmp_path / "a/demo", tmp_path / "b/demo"], tmp_path / "loops", seeds=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_start_that_is_no_run_is_named(tmp_path):

@@ -125,6 +125,10 @@ def test_choosing_by_validation_measures_the_same_models(tiny_run, tmp_path):
         assert file_digest(out / f"models/{name}/model.safetensors") == file_digest(
             tiny_run / f"models/{name}/model.safetensors"
         )
+    again = run_tiny(out, *changes, "evaluate.exclude_history=true", resume=True).ran
+    assert {f"valid.{name}" for name in scores} <= set(again), "validation ranks what the test ranks"
+    stages = RunDirectory.reading(out).manifest["stages"]
+    assert {name: stages[f"valid.{name}"]["numbers"]["NDCG@10"] for name in scores} != scores
 
 
 def check_plan(settings, names):

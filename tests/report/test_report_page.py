@@ -452,6 +452,9 @@ def test_a_run_on_imported_data_says_so_and_has_no_ceiling(copied: Copy) -> None
     file.write_text('data = "data/mine"\n' + file.read_text())
     without("ceiling", "thoughts")(folder)
     write_report(folder)
+    assert "The data are a simulated shop" in markdown(folder), "the records of an experiment, taken from its folder"
+    (folder / "data" / "truth.parquet").unlink()
+    write_report(folder)
     text = markdown(folder)
     assert "The data were imported from data/mine." in text
     stated = section(text, "What the thoughts state")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crsearch.config import Settings
+from crsearch.errors import ConfigError
 from crsearch.evaluate.intervals import Interval
 from crsearch.pipeline.experiments.lab import Arm, Lab, Shown, changed, run_arm, teachers, unseen
 from crsearch.pipeline.experiments.summary import COMPARED, Row, compare_rows, row_metrics
@@ -60,7 +61,14 @@ def compare_loops(
 
     Raises:
         RunError: a start is not a finished run.
+        ConfigError: two starts have one name.
     """
+    names = [start.name for start in starts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"two runs are called {', '.join(twice)}, and each has a folder of its name in {out}: compare them one "
+            "after the other, each with an --out of its own"
+        )
     found: dict[str, Any] = {}
     for start in starts:
         settings, _ = finished(start)
