@@ -57,7 +57,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Force a file, or the renames in a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -113,7 +114,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
                 f.flush()
                 os.fsync(f.fileno())
             tmp.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             tmp.unlink(missing_ok=True)
 
@@ -141,12 +142,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             tmp.mkdir(parents=True)
             yield tmp
             for file in sorted(tmp.rglob("*")):
-                _sync(file)
-            _sync(tmp)
+                sync(file)
+            sync(tmp)
             if path.exists():
                 path.replace(old)
             tmp.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
             _put_back(old)

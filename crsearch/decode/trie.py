@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from crsearch.errors import DataError, SidError
+from crsearch.runs import sync
 
 _MAGIC = 0x43525354
 _VERSION = 1
@@ -247,7 +248,7 @@ class Trie:
                 file.flush()
                 os.fsync(file.fileno())
             tmp.replace(path)
-            _sync_folder(path.parent)
+            sync(path.parent)
         finally:
             tmp.unlink(missing_ok=True)
 
@@ -291,15 +292,6 @@ class Trie:
             found &= inside
             found[inside] &= s.token[level][node[inside]] == token[inside]
         return node, found
-
-
-def _sync_folder(path: Path) -> None:
-    """See to it that a rename in a folder is on the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _checked(tokens_NL: Any) -> np.ndarray:

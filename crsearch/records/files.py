@@ -5,7 +5,6 @@ the moment of change. Then the files move to their places; whoever opens the fol
 interrupted move. One writer at a time (the run directory has a lock).
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crsearch.errors import StorageError
+from crsearch.runs import sync
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,10 +46,10 @@ def write_together(folder: Path, writers: Mapping[str, Writer]) -> None:
     try:
         for name, write in writers.items():
             write(stage / name)
-            _sync(stage / name)
-        _sync(stage)
+            sync(stage / name)
+        sync(stage)
         stage.rename(folder / _COMMIT)
-        _sync(folder)
+        sync(folder)
     except OSError as e:
         shutil.rmtree(stage, ignore_errors=True)
         raise StorageError(
@@ -88,17 +88,8 @@ def finish_interrupted(folder: Path) -> None:
         for path in sorted(commit.iterdir()):
             path.replace(folder / path.name)
         commit.rmdir()
-        _sync(folder)
+        sync(folder)
     except OSError as e:
         raise StorageError(
             f"{commit}: an interrupted save cannot be finished: {e.strerror or e}; make the folder writable"
         ) from e
-
-
-def _sync(path: Path) -> None:
-    """Force a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
