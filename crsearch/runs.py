@@ -88,9 +88,14 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path}: not allowed to write here ({os.strerror(number)}); choose another place"
             ) from e
-        if number in _NOT_A_FOLDER:
+        if number in _NOT_A_FOLDER or (isinstance(e, FileNotFoundError) and _cannot_be_made(path, e)):
             raise StorageError(f"{path}: cannot be a folder ({os.strerror(number)}); choose another place") from e
         raise
+
+
+def _cannot_be_made(path: Path, e: FileNotFoundError) -> bool:
+    """Whether what is missing is ``path``, beside it or above it, and not a file that was read on the way."""
+    return e.filename is not None and Path(os.fsdecode(e.filename)).parent in path.parents
 
 
 def _free_mib(path: Path) -> float:

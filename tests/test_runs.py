@@ -265,3 +265,26 @@ def test_a_damaged_stage_is_not_taken(run, done):
     (done.path / "models" / "a" / "weights").write_text("other")
     with pytest.raises(RunError, match="changed since stage a wrote it"):
         run.take_over(done, "a", "key")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc, where nothing can be made")
+def test_a_place_where_nothing_can_be_made_is_named():
+    for write in (lambda: RunDirectory(Path("/proc/x")).__enter__(), lambda: write_atomic(Path("/proc/x"), "")):
+        with pytest.raises(StorageError, match=r"/proc/x: cannot be a folder .*choose another place"):
+            write()
+
+
+def test_a_file_missing_on_the_way_is_not_blamed_on_the_place(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_directory(tmp_path / "a") as folder:
+        (folder / "gone").read_text()
+
+
+@pytest.mark.parametrize("text", ["", '{"data": ', "{}", "[]"])
+def test_results_that_are_damaged_are_named_with_the_remedy(tmp_path, text):
+    from crsearch.pipeline.finished import finished
+
+    (tmp_path / "manifest.json").write_text('{"stages": {}}')
+    (tmp_path / "settings.toml").write_text("")
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(RunError, match=r"results\.json: not the results of a run .*crsearch run .* --resume"):
+        finished(tmp_path)
