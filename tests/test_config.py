@@ -69,6 +69,11 @@ def test_later_sources_win(tmp_path):
     assert (settings.sids.codes, settings.rl.steps, settings.seed) == (5, 7, 3)
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "my.toml").write_text("seed = 3\n", encoding="utf-8-sig")
+    assert load_settings(tmp_path / "my.toml").seed == 3
+
+
 @pytest.mark.parametrize(
     "text, value",
     [

@@ -108,10 +108,12 @@ def _given(path: Path | None, overrides: Sequence[str], base: Nested | None) -> 
     given: Nested = dict(base or {})
     if path is not None:
         try:
-            given = merge(given, tomllib.loads(path.read_text(encoding="utf-8")))
+            given = merge(given, tomllib.loads(path.read_text(encoding="utf-8-sig")))
         except OSError as e:
             raise ConfigError(f"{path}: cannot read the settings: {e.strerror}") from e
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        except UnicodeDecodeError as e:
+            raise ConfigError(f"{path}: not UTF-8 text ({e.reason} at byte {e.start}): save it as UTF-8") from e
+        except tomllib.TOMLDecodeError as e:
             raise ConfigError(f"{path}: not valid TOML: {e}") from e
     for text in overrides:
         given = merge(given, parse_assignment(text))

@@ -113,7 +113,7 @@ def _field(text: str) -> str:
 def _lines(path: Path, fields: tuple[str, ...]) -> Iterable[tuple[int, list[str]]]:
     """Number and unquoted fields of each line that is not blank."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a BOM
     except FileNotFoundError as e:
         raise DataError(f"{path}: no such file; `crsearch evaluate` writes it") from e
     except UnicodeDecodeError as e:

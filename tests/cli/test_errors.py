@@ -89,8 +89,9 @@ def test_all_unknown_settings_of_a_file_are_named_with_the_file(refused, tmp_pat
 def test_settings_that_are_not_toml_are_named_with_the_line(refused, tmp_path):
     (tmp_path / "my.toml").write_text("[sids\ncodes = 3\n")
     assert f"ConfigError: {tmp_path}/my.toml: not valid TOML: " in refused("run", tmp_path / "my.toml")
-    (tmp_path / "my.toml").write_bytes(b"\xff\xfe")
-    assert f"ConfigError: {tmp_path}/my.toml: not valid TOML: " in refused("run", tmp_path / "my.toml")
+    (tmp_path / "my.toml").write_bytes(b'data = "caf\xe9"\n')
+    told = refused("run", tmp_path / "my.toml")
+    assert f"ConfigError: {tmp_path}/my.toml: not UTF-8 text (" in told and "save it as UTF-8" in told
 
 
 # -- a finished run ---------------------------------------------------------------------------------------------------

@@ -125,6 +125,11 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
         read_run(tmp_path / "run.trec")
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "run.trec").write_text("s1 Q0 a 1 1 x\n", encoding="utf-8-sig")
+    assert read_run(tmp_path / "run.trec") == {"s1": ("a",)}
+
+
 def test_an_empty_id_cannot_be_written(tmp_path):
     with pytest.raises(DataError, match="an empty id"):
         write_qrels(tmp_path / "qrels.trec", {"s1": ""})
