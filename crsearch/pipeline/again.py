@@ -11,7 +11,7 @@ from crsearch.evaluate.evaluation import Evaluation, evaluate
 from crsearch.pipeline.finished import finished
 from crsearch.pipeline.measure import Evaluator
 from crsearch.pipeline.refuse import QRELS, refuse_other_test, refuse_unknown_searchers
-from crsearch.pipeline.run import finish
+from crsearch.pipeline.run import finish_trained
 from crsearch.pipeline.systems import FINAL, REPLACED_THOUGHTS, SYSTEMS
 from crsearch.pipeline.workspace import Workspace
 from crsearch.records.store import Dataset
@@ -56,12 +56,13 @@ def evaluate_again(folder: Path, settings: Settings, progress: Progress = silent
         progress: called as (stage, done, total, numbers).
 
     Raises:
-        RunError: the run is in use, or something would have to be trained again.
+        RunError: the run is in use, or something would have to be trained again; nothing is written.
     """
     with RunDirectory(folder) as directory:
         own = None if settings.data is None else folder / "data"  # the source may have changed or gone since
-        alone = settings.model_copy(update={"processes": 1})  # nothing is trained, so nothing runs ahead
-        return finish(Workspace(directory, alone, progress, own, only="eval."))
+        number = load_settings(folder / "settings.toml").processes
+        kept = settings.model_copy(update={"processes": number})
+        return finish_trained(Workspace(directory, kept, progress, own, only="eval."))
 
 
 def evaluate_records(
@@ -93,7 +94,8 @@ def evaluate_records(
         if other.catalogue != space.dataset.catalogue:
             raise DataError(
                 f"{records}: its catalogue is not that of {folder}, so the run's semantic IDs do not fit it. Import it "
-                f"with --catalogue {settings.data or folder / 'data'}"
+                f"with the same items: tables with the items file of {settings.data or folder / 'data'}, esci with "
+                f"--catalogue {settings.data or folder / 'data'}"
             )
         examples = other.examples("test", settings.context.max_events)
         if not examples:

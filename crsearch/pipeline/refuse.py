@@ -65,11 +65,13 @@ def refuse_other_run(run: RunDirectory, facts: Mapping[str, Any], records: Path 
     """
     before = {**facts, **run.manifest} if run.manifest["stages"] else facts
     if before["data"] != facts["data"]:
-        made = "settings (simulate, split, seed)" if records is None else f"records (now {records})"
-        raise RunError(
-            f"{run.path}: this run was made from other {made}. Choose another run directory with --out, or remove "
-            "this one"
+        again = f"crsearch run {run.path}/settings.toml --out {run.path} --resume"
+        made, how = (
+            ("settings (simulate, split, seed)", f"Go on with `{again}`")
+            if records is None
+            else (f"records (now {records})", f"Go on with its own, of which {run.path}/data is a copy")
         )
+        raise RunError(f"{run.path}: this run was made from other {made}. {how}, or choose another --out")
     if before["threads"] != facts["threads"]:
         raise RunError(
             f"{run.path}: was made with {before['threads']} threads, now {facts['threads']}: the bits would differ. "

@@ -58,19 +58,48 @@ def run(
 
 def finish(space: Workspace) -> dict[str, Any]:
     """Run what is not done in an open run directory, and write ``results.json``; see ``run``."""
-    import torch
-
     number = processes(space.settings)
-    before = next((d.manifest["threads"] for d in (space.run, *space.stages.sources) if "threads" in d.manifest), None)
-    space.settings = space.settings.model_copy(
-        update={"processes": number, "threads": threads(space.settings, number, before)}
-    )
-    torch.set_num_threads(space.settings.threads)
+    space.settings = space.settings.model_copy(update={"processes": number})
+    _set_threads(space, number)
     space.begin()
     with Crew(space, JOBS, number) as crew:
         made = train(space, crew)
-        evaluator = Evaluator(space, made.final)
-        measure(evaluator, made, crew)
+        return _conclude(space, made, crew)
+
+
+def finish_trained(space: Workspace) -> dict[str, Any]:
+    """Evaluate a run whose training stages are all done, and write ``results.json``.
+
+    Nothing runs ahead in another process, since nothing is trained; ``processes`` of the run stays what it was.
+
+    Args:
+        space: an open run that may do stages of evaluation only.
+
+    Raises:
+        RunError: something would have to be trained, or belongs to another run; nothing is written.
+    """
+    _set_threads(space, 1)
+    space.check()
+    with Crew(space, JOBS, 1) as crew:
+        made = train(space, crew)
+        for other in made.others.values():
+            other()
+        space.begin()
+        return _conclude(space, made, crew)
+
+
+def _set_threads(space: Workspace, number: int) -> None:
+    """Settle the threads of each of so many processes: those the run began with, where the settings name none."""
+    import torch
+
+    before = next((d.manifest["threads"] for d in (space.run, *space.stages.sources) if "threads" in d.manifest), None)
+    space.settings = space.settings.model_copy(update={"threads": threads(space.settings, number, before)})
+    torch.set_num_threads(space.settings.threads)
+
+
+def _conclude(space: Workspace, made: "Trained", crew: Crew) -> dict[str, Any]:
+    evaluator = Evaluator(space, made.final)
+    measure(evaluator, made, crew)
     found = results(evaluator, list(space.settings.evaluate.searchers), made.stages)
     write_json(space.path("results.json"), found)
     return found

@@ -105,21 +105,27 @@ class Workspace:
         return self.run.path.joinpath(*parts)
 
     # -- records ------------------------------------------------------------------------------------------------------
-    def begin(self) -> None:
-        """Write settings, versions, threads and device, unless they cannot work or belong to another run.
+    def check(self) -> dict[str, Any]:
+        """Facts of the run that the manifest keeps: data, threads and device. Nothing is written.
 
         Raises:
-            RunError, ConfigError, ModelError, DataError: see ``pipeline.refuse``; nothing is written.
+            RunError, ConfigError, ModelError, DataError: the settings cannot work, or belong to another run; see
+                ``pipeline.refuse``.
         """
         settings = self.settings
         facts = {"data": digest(self._data_inputs()), "threads": settings.threads}
         where = device(settings)
         refuse_impossible(settings, self.records)
         refuse_other_run(self.run, facts, self.records)
+        return {**facts, "device": str(where)}
+
+    def begin(self) -> None:
+        """Write settings, versions, threads and device, unless ``check`` refuses them."""
+        settings, facts = self.settings, self.check()
         write_atomic(self.path("settings.toml"), to_toml(settings))
         versions = {name: _version(name) for name in ("torch", "transformers")}
         about = {"crsearch": __version__, "python": platform.python_version(), "seed": settings.seed}
-        self.run.describe({**facts, **versions, **about, "device": str(where)})
+        self.run.describe({**facts, **versions, **about})
 
     def _data_inputs(self) -> object:
         """What the records depend on."""

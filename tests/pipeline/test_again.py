@@ -102,7 +102,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize(
     "change, says",
     [
-        ("simulate.users=61", "made from other settings (simulate, split, seed)"),
+        ("simulate.users=61", "made from other settings (simulate, split, seed). Go on with `crsearch run "),
         ("seed=1", "made from other settings (simulate, split, seed)"),
         ("threads=2", "was made with 1 threads, now 2: the bits would differ. Go on with --threads 1"),
     ],
@@ -199,6 +199,21 @@ def test_evaluating_never_trains(copy):
         evaluate_again(copy, settings)
 
 
+@pytest.mark.parametrize("change", ["sids.codes=7", "rl.steps=2", "loop.iterations=2"])
+def test_an_evaluation_that_would_have_to_train_changes_nothing(copy, change):
+    before = contents(copy)
+    with pytest.raises(RunError, match="is not done, or was done by another version or from other settings"):
+        evaluate_again(copy, with_searchers(copy, ["bm25"], [change]))
+    assert contents(copy) == before
+
+
+def test_an_evaluation_keeps_the_number_of_processes_of_the_run(copy):
+    file = copy / "settings.toml"
+    file.write_text(file.read_text().replace("processes = 1\n", "processes = 2\n"))
+    evaluate_again(copy, with_searchers(copy, ["bm25"], ["processes=3"]))
+    assert "processes = 2\n" in file.read_text()
+
+
 def test_all_systems_are_those_that_need_no_training(tmp_path):
     run_tiny(tmp_path, "evaluate.searchers=['crs']", "loop.iterations=0")
     settings = with_searchers(tmp_path, ["all"])
@@ -280,5 +295,5 @@ def test_records_with_another_catalogue_are_refused(copy, tmp_path):
     dataset = Dataset.load(copy / "data")
     items = [dataclasses.replace(dataset.catalogue[0], title="another"), *list(dataset.catalogue)[1:]]
     Dataset(Catalogue(items), dataset.users, dataset.searches, dataset.targets).save(tmp_path / "other")
-    with pytest.raises(DataError, match="its catalogue is not that of"):
+    with pytest.raises(DataError, match="with the same items: tables with the items file"):
         evaluate_records(copy, with_searchers(copy, ["bm25"]), tmp_path / "other")
