@@ -88,7 +88,8 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path}: not allowed to write here ({os.strerror(number)}); choose another place"
             ) from e
-        if number in _NOT_A_FOLDER or (isinstance(e, FileNotFoundError) and _cannot_be_made(path, e)):
+        missing = isinstance(e, FileNotFoundError) and _cannot_be_made(path, e)
+        if number is not None and (number in _NOT_A_FOLDER or missing):
             raise StorageError(f"{path}: cannot be a folder ({os.strerror(number)}); choose another place") from e
         raise
 
